@@ -1,0 +1,108 @@
+"""The tree of errors. Each has a stable `code`; its message names the thing and the remedy.
+
+BrigadeError
+├── ConfigError          an operator's mistake: print the message, exit 2
+│   └── ModelError       the model's files are missing, broken or of an unknown kind
+├── ProtocolError        a peer broke the protocol: close its link
+│   └── HandshakeError   a peer could not prove who it is, or belongs to another swarm
+├── RecordError          an announcement is not to be believed: drop it
+├── PeerUnreachable      no link to a peer: treat it as lost
+├── NoRoute              some blocks have no worker: wait for one, or answer 503
+├── StepRefused          a worker will not run a step: tell the gateway, with the code
+├── GenerationFailed     a stream cannot go on: say so honestly to the client
+└── RequestError         an HTTP client's mistake: 4xx, naming the parameter
+"""
+
+from typing import ClassVar
+
+
+class BrigadeError(Exception):
+    """The root: anything this project raises on purpose."""
+
+    code: ClassVar[str] = "internal_error"
+
+
+class ConfigError(BrigadeError):
+    """An operator asked for something that cannot work."""
+
+    code = "bad_configuration"
+
+
+class ModelError(ConfigError):
+    """The model's files cannot be used."""
+
+    code = "bad_model"
+
+
+class ProtocolError(BrigadeError):
+    """A peer sent what the protocol does not allow."""
+
+    code = "protocol_error"
+
+
+class HandshakeError(ProtocolError):
+    """A peer did not prove its identity, or speaks for another swarm."""
+
+    code = "handshake_failed"
+
+
+class RecordError(BrigadeError):
+    """A signed record is malformed, forged, expired or for another topic."""
+
+    code = "bad_record"
+
+
+class PeerUnreachable(BrigadeError):
+    """A peer cannot be dialled, or its link broke."""
+
+    code = "peer_unreachable"
+
+
+class NoRoute(BrigadeError):
+    """No workers cover some of the blocks asked for."""
+
+    code = "no_worker_available"
+
+
+class StepRefused(BrigadeError):
+    """A worker will not run a step. `reason` is a code of the wire; `cached` its cache's length."""
+
+    code = "step_refused"
+
+    def __init__(self, reason: str, detail: str, *, cached: int = 0) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.cached = cached
+
+
+class GenerationFailed(BrigadeError):
+    """A generation cannot go on. `reason` is the code a client sees."""
+
+    code = "generation_failed"
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class RequestError(BrigadeError):
+    """An HTTP request cannot be served as asked.
+
+    `status` is the HTTP status, `param` the JSON path of the offending field, `reason` the
+    `error.code` that clients match on.
+    """
+
+    code = "invalid_request"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        reason: str | None = None,
+        status: int = 400,
+    ) -> None:
+        super().__init__(message)
+        self.param = param
+        self.reason = reason
+        self.status = status

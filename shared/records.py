@@ -1,0 +1,87 @@
+"""Announcements as signed bytes, and what to believe of them. Pure.
+
+A record is msgpack of (announcement bytes, signature). The signature covers a domain and the
+announcement's bytes; its key is the one inside the announcement's peer id, so a record needs
+nothing else to be checked.
+"""
+
+import hashlib
+from urllib.parse import urlsplit
+
+import msgspec
+
+from shared.errors import ProtocolError, RecordError
+from shared.identity import Identity, verify
+from shared.swarm import Announcement
+
+MAX_RECORD_BYTES = 4096
+MAX_CLOCK_SKEW_SECONDS = 300.0
+_DOMAIN = b"bucket-brigade/announcement/1\0"
+
+
+class _Record(msgspec.Struct, frozen=True, array_like=True):
+    body: bytes
+    signature: bytes
+
+
+_decode_record = msgspec.msgpack.Decoder(_Record).decode
+_decode_announcement = msgspec.msgpack.Decoder(Announcement).decode
+
+
+def sign_announcement(identity: Identity, announcement: Announcement) -> bytes:
+    """The record of an announcement, signed by the worker it speaks of."""
+    body = msgspec.msgpack.encode(announcement)
+    return msgspec.msgpack.encode(_Record(body, identity.sign(_DOMAIN + body)))
+
+
+def open_record(record: bytes) -> Announcement:
+    """The announcement in a record whose signature holds. Raises RecordError. Looks at no clock."""
+    if len(record) > MAX_RECORD_BYTES:
+        raise RecordError(f"record of {len(record)} bytes is over {MAX_RECORD_BYTES}")
+    try:
+        opened = _decode_record(record)
+        announcement = _decode_announcement(opened.body)
+        verify(announcement.worker, _DOMAIN + opened.body, opened.signature)
+    except (msgspec.MsgspecError, ValueError, ProtocolError) as error:
+        raise RecordError(f"record does not open: {error}") from error
+    _check_sense(announcement)
+    return announcement
+
+
+def validate(record: bytes, *, topic: str, now: float) -> Announcement:
+    """The announcement in a record that may be believed at `now` under `topic`.
+
+    Raises RecordError when it is forged, expired, from the future or for another topic.
+    """
+    announcement = open_record(record)
+    if announcement.topic != topic:
+        raise RecordError(f"record is for {announcement.topic!r}, not {topic!r}")
+    if announcement.issued_at > now + MAX_CLOCK_SKEW_SECONDS:
+        raise RecordError(
+            f"record of {announcement.worker} is {announcement.issued_at - now:.0f} s ahead of our "
+            "clock; one of the two clocks is wrong"
+        )
+    if announcement.expires_at + MAX_CLOCK_SKEW_SECONDS < now:
+        raise RecordError(f"record of {announcement.worker} has expired")
+    return announcement
+
+
+def select(one: Announcement, other: Announcement) -> Announcement:
+    """The newer of two announcements of the same worker."""
+    return one if one.sequence >= other.sequence else other
+
+
+def directory_key(topic: str) -> bytes:
+    """The DHT key of a topic: a sha2-256 multihash, which Kademlia's FIND_NODE takes as it is."""
+    return b"\x12\x20" + hashlib.sha256(b"bucket-brigade/topic/1\0" + topic.encode()).digest()
+
+
+def _check_sense(announcement: Announcement) -> None:
+    if announcement.span.end > announcement.num_blocks:
+        raise RecordError(
+            f"{announcement.worker} announces blocks {announcement.span} "
+            f"of a model of {announcement.num_blocks}"
+        )
+    address = urlsplit(announcement.url)
+    if address.scheme not in ("ws", "wss") or not address.hostname:
+        raise RecordError(f"{announcement.worker} announces no WebSocket address")

@@ -1,0 +1,255 @@
+"""The WebSocket link both ends use, and the pool that keeps one per peer.
+
+A link is the same whoever dialled. `post` never waits: frames queue under a byte limit and one
+task writes them, so the order of posting is the order on the wire and a peer that stops reading
+costs bounded memory before it counts as lost.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import structlog
+from websockets.asyncio.client import connect
+from websockets.asyncio.connection import Connection
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.typing import Data
+
+from shared.errors import HandshakeError, PeerUnreachable, ProtocolError
+from shared.identity import Identity
+from shared.swarm import PeerId
+from shared.wire.codec import MAX_FRAME_BYTES, Frame, decode, encode
+from shared.wire.handshake import Handshake, Side
+from shared.wire.messages import Message
+
+log = structlog.get_logger()
+
+DIAL_SECONDS = 5.0
+HANDSHAKE_SECONDS = 5.0
+PING_INTERVAL_SECONDS = 4.0
+PING_TIMEOUT_SECONDS = 8.0
+MAX_UNSENT_BYTES = 256 << 20
+MAX_HANDSHAKE_BYTES = 4096
+
+SOCKET_OPTIONS: dict[str, Any] = {
+    "compression": None,
+    "max_size": MAX_FRAME_BYTES,
+    "ping_interval": PING_INTERVAL_SECONDS,
+    "ping_timeout": PING_TIMEOUT_SECONDS,
+    "close_timeout": 1.0,
+}
+"""Keyword arguments of both `connect` and `serve`: silence is noticed within 12 s."""
+
+
+class Socket(Protocol):
+    """What a link needs of a WebSocket: the websockets library's connections have it."""
+
+    async def recv(self) -> Data: ...
+    async def send(self, message: bytes) -> None: ...
+    async def close(self, code: int = 1000, reason: str = "") -> None: ...
+
+
+class Link:
+    """A WebSocket to a peer that has proven its identity."""
+
+    def __init__(self, socket: Socket, peer: PeerId) -> None:
+        self.peer = peer
+        self.is_open = True
+        self._socket = socket
+        self._unsent: deque[bytes] = deque()
+        self._unsent_bytes = 0
+        self._wake = asyncio.Event()
+
+    def post(self, message: Message, payload: bytes | memoryview = b"") -> None:
+        """Queue a frame. Raises PeerUnreachable when the link is closed or hopelessly behind."""
+        self.post_frame(encode(message, payload))
+
+    def post_frame(self, frame: bytes) -> None:
+        """Queue an encoded frame. Raises as `post` does."""
+        if not self.is_open:
+            raise PeerUnreachable(f"link to {self.peer} is closed")
+        if self._unsent_bytes + len(frame) > MAX_UNSENT_BYTES:
+            self.is_open = False
+            self._wake.set()
+            raise PeerUnreachable(f"{self.peer} left {self._unsent_bytes} bytes unread")
+        self._unsent.append(frame)
+        self._unsent_bytes += len(frame)
+        self._wake.set()
+
+    async def run(self, on_frame: Callable[["Link", Frame], None]) -> None:
+        """Carry frames both ways until the link ends; cut off a peer that breaks the protocol."""
+        writer = asyncio.create_task(self._write())
+        reader = asyncio.create_task(self._read(on_frame))
+        try:
+            await asyncio.wait((writer, reader), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.is_open = False
+            await self._end(writer, reader)
+
+    async def close(self) -> None:
+        """End the link politely."""
+        self.is_open = False
+        self._wake.set()
+        await self._socket.close()
+
+    async def _read(self, on_frame: Callable[["Link", Frame], None]) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                try:
+                    on_frame(self, decode(as_bytes(await self._socket.recv())))
+                except ProtocolError as error:
+                    log.warning("peer_broke_protocol", peer=self.peer, error=str(error))
+                    await self._socket.close(1002, str(error)[:120])
+                    return
+
+    async def _write(self) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            while self.is_open:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._unsent:
+                    frame = self._unsent.popleft()
+                    await self._socket.send(frame)
+                    self._unsent_bytes -= len(frame)
+
+    async def _end(self, *tasks: asyncio.Task[None]) -> None:
+        for task in tasks:
+            task.cancel()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                log.error("link_task_failed", peer=self.peer, exc_info=outcome)
+        with contextlib.suppress(ConnectionClosed, OSError):
+            await self._socket.close()
+
+
+async def shake_hands(socket: Socket, handshake: Handshake) -> PeerId:
+    """Run a handshake over a fresh socket; the peer it proved. Raises HandshakeError."""
+    try:
+        async with asyncio.timeout(HANDSHAKE_SECONDS):
+            for message in handshake.begin():
+                await socket.send(encode(message))
+            while handshake.peer is None:
+                data = as_bytes(await socket.recv())
+                if len(data) > MAX_HANDSHAKE_BYTES:
+                    raise HandshakeError(f"{len(data)} bytes before the handshake was over")
+                for message in handshake.receive(decode(data).message):
+                    await socket.send(encode(message))
+    except TimeoutError as error:
+        raise HandshakeError(f"no handshake within {HANDSHAKE_SECONDS:.0f} s") from error
+    except ConnectionClosed as error:
+        raise HandshakeError(f"closed during the handshake: {error}") from error
+    return handshake.peer
+
+
+def as_bytes(data: Data) -> bytes:
+    """A binary WebSocket message. Raises ProtocolError for a text one."""
+    if isinstance(data, str):
+        raise ProtocolError("text message on a binary link")
+    return bytes(data)
+
+
+class LinkPool:
+    """All links of a process, by peer."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        swarm: str,
+        *,
+        on_frame: Callable[[Link, Frame], None],
+        on_joined: Callable[[Link], None] = lambda link: None,
+        on_lost: Callable[[PeerId], None] = lambda peer: None,
+    ) -> None:
+        """`on_lost` is called when the last link to a peer has ended, whatever ended it."""
+        self.identity = identity
+        self.swarm = swarm
+        self._on_frame = on_frame
+        self._on_joined = on_joined
+        self._on_lost = on_lost
+        self._links: dict[PeerId, list[Link]] = {}
+        self._dials: dict[PeerId, asyncio.Task[Link]] = {}
+        self._runs: set[asyncio.Task[None]] = set()
+
+    def get(self, peer: PeerId) -> Link | None:
+        """The newest open link to a peer."""
+        return next((link for link in reversed(self._links.get(peer, ())) if link.is_open), None)
+
+    def open_links(self) -> list[Link]:
+        """One open link for every peer that has any."""
+        return [link for peer in list(self._links) if (link := self.get(peer))]
+
+    async def connect(self, peer: PeerId, url: str) -> Link:
+        """The link to a peer, dialled once however many ask. Raises PeerUnreachable."""
+        if link := self.get(peer):
+            return link
+        dial = self._dials.get(peer)
+        if dial is None:
+            dial = self._dials[peer] = asyncio.create_task(self._dial(peer, url))
+            dial.add_done_callback(lambda done: self._dial_done(peer, done))
+        return await asyncio.shield(dial)  # one caller's cancellation must not fail the others
+
+    async def accept(self, socket: Connection) -> None:
+        """Serve an inbound WebSocket to its end."""
+        try:
+            link = await self._prove(socket, "listener", None)
+        except ProtocolError as error:
+            log.warning("handshake_refused", remote=str(socket.remote_address), error=str(error))
+            await socket.close(1008, str(error)[:120])
+            return
+        await self._serve(link)
+
+    async def close(self) -> None:
+        """End every link and every dial."""
+        tasks: list[Awaitable[object]] = [*self._dials.values(), *self._runs]
+        for dial in self._dials.values():
+            dial.cancel()
+        await asyncio.gather(
+            *(link.close() for links in self._links.values() for link in links),
+            return_exceptions=True,
+        )
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _dial(self, peer: PeerId, url: str) -> Link:
+        try:
+            async with asyncio.timeout(DIAL_SECONDS + HANDSHAKE_SECONDS):
+                socket = await connect(url, open_timeout=DIAL_SECONDS, proxy=None, **SOCKET_OPTIONS)
+        except (OSError, TimeoutError, InvalidHandshake, InvalidURI) as error:
+            raise PeerUnreachable(f"{peer} at {url}: {error or 'timed out'}") from error
+        try:
+            link = await self._prove(socket, "dialler", peer)
+        except ProtocolError as error:
+            await socket.close(1008, str(error)[:120])
+            raise PeerUnreachable(f"{peer} at {url}: {error}") from error
+        run = asyncio.create_task(self._serve(link))
+        self._runs.add(run)
+        run.add_done_callback(self._runs.discard)
+        return link
+
+    def _dial_done(self, peer: PeerId, dial: asyncio.Task[Link]) -> None:
+        del self._dials[peer]
+        if not dial.cancelled():
+            dial.exception()  # every waiter may be gone; then nobody else looks at it
+
+    async def _prove(self, socket: Socket, side: Side, expected: PeerId | None) -> Link:
+        handshake = Handshake(
+            self.identity, self.swarm, side, nonce=os.urandom(32), expected=expected
+        )
+        link = Link(socket, await shake_hands(socket, handshake))
+        self._links.setdefault(link.peer, []).append(link)
+        log.debug("link_open", peer=link.peer, side=side)
+        return link
+
+    async def _serve(self, link: Link) -> None:
+        try:
+            self._on_joined(link)
+            await link.run(self._on_frame)
+        finally:
+            links = self._links[link.peer]
+            links.remove(link)
+            log.debug("link_closed", peer=link.peer)
+            if not links:
+                del self._links[link.peer]
+                self._on_lost(link.peer)
