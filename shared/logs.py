@@ -24,9 +24,7 @@ def set_up(level: LogLevel, log_format: LogFormat = "console") -> None:
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(
-                fmt="%H:%M:%S.%f" if log_format == "console" else "iso"
-            ),
+            structlog.processors.TimeStamper(fmt=stamp),
             structlog.processors.format_exc_info,
             renderer,
         ],

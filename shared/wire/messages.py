@@ -70,7 +70,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
 
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 1.0
     top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
-    seed: Annotated[int, msgspec.Meta(ge=-(1 << 63), lt=1 << 63)] = 0
+    seed: Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)] = 0
 
 
 class Step(Message, frozen=True, tag="step"):
@@ -115,10 +115,11 @@ class Tokens(Message, frozen=True, tag="tokens"):
 
 
 class Filled(Message, frozen=True, tag="filled"):
-    """The caches of a step's hops now reach `position`."""
+    """The caches of a step's hops, the last of which ends at `block`, now reach `position`."""
 
     session: Session
     epoch: Epoch
+    block: BlockIndex
     position: Position
 
 

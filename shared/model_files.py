@@ -1,0 +1,122 @@
+"""Where a model's files are and what its config says. Opens no tensor."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from shared.errors import ModelError
+from shared.swarm import MAX_BLOCKS, ModelSpec
+
+BUNDLED = Path(__file__).parent / "bundled"
+BUNDLED_NAME = "brigade-tiny"
+
+TEXT_FILES = ["*.json", "*.jinja", "tokenizer.model", "*.txt"]
+"""What a gateway needs of a model: its config and its tokenizer."""
+
+WEIGHT_FILES = ["*.safetensors"]
+
+_REVISION_FILES = ("config.json", "tokenizer.json", "model.safetensors.index.json")
+
+# The names under which transformers' configs keep the same number.
+_NUM_BLOCKS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_HIDDEN_SIZE = ("hidden_size", "n_embd", "d_model")
+_MAX_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+
+
+def locate(model: str, *, with_weights: bool) -> Path:
+    """The directory of a model: the bundled one for "", a path, or a hub id fetched once.
+
+    Raises ModelError when there is no such model.
+    """
+    if not model:
+        return BUNDLED
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelError(f"model {model} is a file; name the directory that holds config.json")
+    if model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise ModelError(f"model {model}: no such directory, nor a hub id of the form OWNER/NAME")
+    return _fetch(model, TEXT_FILES + (WEIGHT_FILES if with_weights else []))
+
+
+def name_of(model: str) -> str:
+    """The name a model is served under when its operator gives none."""
+    if not model:
+        return BUNDLED_NAME
+    path = Path(model).expanduser()
+    return path.resolve().name if path.is_dir() else model
+
+
+def read_spec(directory: Path, name: str) -> ModelSpec:
+    """What gateway and workers must agree on. Raises ModelError when config.json is unusable."""
+    config = read_config(directory)
+    text = config.get("text_config") or config
+    spec = ModelSpec(
+        name=name,
+        revision=revision_of(directory),
+        num_blocks=_number(directory, text, _NUM_BLOCKS),
+        hidden_size=_number(directory, text, _HIDDEN_SIZE),
+        vocab_size=_number(directory, text, ("vocab_size",)),
+        max_positions=_number(directory, text, _MAX_POSITIONS, default=2048),
+    )
+    if spec.num_blocks > MAX_BLOCKS:
+        raise ModelError(f"{directory / 'config.json'}: {spec.num_blocks} blocks is not credible")
+    return spec
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The parsed config.json. Raises ModelError."""
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{directory} holds no config.json; name a directory that `save_pretrained` wrote"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} is not a JSON object")
+    return config
+
+
+def revision_of(directory: Path) -> str:
+    """A hub snapshot's commit, else a digest of the files that gateways and workers both have.
+
+    Weights are not in it, as a gateway holds none: serve other weights under another name.
+    """
+    if directory.parent.name == "snapshots":
+        return directory.name[:12]
+    digest = hashlib.sha256()
+    for name in _REVISION_FILES:
+        path = directory / name
+        if path.exists():
+            digest.update(name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _number(
+    directory: Path, config: dict[str, Any], names: tuple[str, ...], *, default: int | None = None
+) -> int:
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, int) and value > 0:
+            return value
+    if default is None:
+        raise ModelError(f"{directory / 'config.json'} has no usable {names[0]}")
+    return default
+
+
+def _fetch(model: str, patterns: list[str]) -> Path:
+    try:
+        return Path(snapshot_download(model, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"model {model}: no such directory, and the hub did not give it ({reason})"
+        ) from error

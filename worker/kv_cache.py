@@ -1,0 +1,88 @@
+"""Keys and values of many sessions: one contiguous slab a session and block.
+
+Pages are accounted in sessions.py; this file only holds what they stand for. On CPU a slab with
+one attention call a session is far faster than gathering scattered pages, which is why a page is
+a unit of account here and not of layout.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from shared.swarm import SessionId, Span
+
+PAGE_TOKENS = 16
+
+CacheKey = tuple[SessionId, Span]
+"""A session's part on this worker. One worker may serve two spans of one session."""
+
+
+@dataclass
+class Slab:
+    """One session's cache: per block, keys and values [kv_heads, capacity, head_dim]."""
+
+    capacity: int
+    keys: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    values: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+
+    def write(self, block: int, position: int, keys: Tensor, values: Tensor) -> None:
+        """Put keys and values [kv_heads, count, head_dim] at `position` and those after it."""
+        self._put(self.keys, block, position, keys)
+        self._put(self.values, block, position, values)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory held."""
+        return sum(t.nbytes for t in (*self.keys.values(), *self.values.values()))
+
+    def _put(self, slabs: dict[int, Tensor], block: int, position: int, new: Tensor) -> None:
+        slab = slabs.get(block)
+        if slab is None or slab.shape[1] < self.capacity:
+            larger = new.new_empty(new.shape[0], self.capacity, new.shape[2])
+            if slab is not None:
+                larger[:, :position] = slab[:, :position]
+            slabs[block] = slab = larger
+        slab[:, position : position + new.shape[1]] = new
+
+
+class KvCache:
+    """The slabs of all sessions on this worker. Used by the engine's thread alone."""
+
+    def __init__(self) -> None:
+        self._slabs: dict[CacheKey, Slab] = {}
+
+    def slab(self, key: CacheKey, pages: int) -> Slab:
+        """The session's slab, with room for `pages`."""
+        slab = self._slabs.setdefault(key, Slab(0))
+        slab.capacity = max(slab.capacity, pages * PAGE_TOKENS)
+        return slab
+
+    def free(self, key: CacheKey) -> None:
+        """Forget a session's part."""
+        self._slabs.pop(key, None)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory held by all slabs."""
+        return sum(slab.num_bytes for slab in self._slabs.values())
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The part of a batch that belongs to one session: `count` tokens from `position` on."""
+
+    slab: Slab
+    position: int
+    count: int
+
+    @property
+    def end(self) -> int:
+        """The session's length after this step."""
+        return self.position + self.count
+
+
+def position_ids(segments: list[Segment], device: torch.device) -> Tensor:
+    """Every token's position, [1, total_tokens]."""
+    ranges = [torch.arange(s.position, s.end, device=device) for s in segments]
+    return torch.cat(ranges)[None]

@@ -1,0 +1,280 @@
+"""The shell of a worker: frames in, sessions, engine, then the next hop and the gateway.
+
+Everything here runs on the event loop. The engine's callbacks come from its own thread and are
+carried over by `call_soon_threadsafe`.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from shared.errors import PeerUnreachable, ProtocolError, StepRefused
+from shared.identity import Identity
+from shared.swarm import PeerId, SessionId, Span
+from shared.wire.codec import Frame, encode
+from shared.wire.link import Link, LinkPool
+from shared.wire.messages import (
+    DTYPE_BYTES,
+    Checkpoint,
+    Close,
+    Filled,
+    Hello,
+    Introduce,
+    Message,
+    Proof,
+    Refused,
+    Sampling,
+    Status,
+    Step,
+    Tokens,
+)
+from worker.engine import Engine, Outcome, Work
+from worker.neighbours import Neighbours
+from worker.sessions import Sessions
+
+log = structlog.get_logger()
+
+ORPHAN_SECONDS = 30.0
+"""How long the sessions of a gateway whose link broke are kept for its return."""
+
+_decode_sampling = msgspec.msgpack.Decoder(Sampling).decode
+
+
+class Shape(Protocol):
+    """What the server must know of the model to judge a step."""
+
+    @property
+    def num_blocks(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+
+
+class WorkerServer:
+    """Answers the frames of gateways and neighbours."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        swarm: str,
+        *,
+        shape: Shape,
+        sessions: Sessions,
+        engine: Engine,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.pool = LinkPool(
+            identity,
+            swarm,
+            on_frame=self._on_frame,
+            on_lost=self._on_lost,
+        )
+        self.sessions = sessions
+        self._identity = identity
+        self._shape = shape
+        self._engine = engine
+        self._clock = clock
+        self._neighbours = Neighbours(self.pool)
+        self._gateways: set[PeerId] = set()
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def status(self) -> Status:
+        """What this worker says of its load."""
+        return Status(
+            sessions=len(self.sessions),
+            queued_steps=self._engine.queued,
+            pages_free=self.sessions.pages_free,
+            pages_total=self.sessions.pages_total,
+            leaving=self.sessions.is_draining,
+            decode_seconds=self._engine.decode_seconds,
+        )
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether a gateway that is still linked has sessions here."""
+        return bool(self._gateways) and len(self.sessions) > 0
+
+    def tell_gateways(self) -> None:
+        """Send every linked gateway our status."""
+        for gateway in self._gateways:
+            self._answer(gateway, self.status)
+
+    def expire_sessions(self) -> None:
+        """Free what nobody has stepped for a lease."""
+        if freed := self.sessions.expire(self._clock()):
+            log.info("sessions_expired", parts=len(freed))
+            self._engine.free(freed)
+            self.tell_gateways()
+
+    def _on_frame(self, link: Link, frame: Frame) -> None:
+        match frame.message:
+            case Step() as step:
+                self._on_step(step, frame.payload)
+            case Close(session=session):
+                self._on_close(SessionId(session), link.peer)
+            case Introduce(records=records):
+                self._gateways.add(link.peer)
+                for record in records:
+                    self._neighbours.introduce(record)
+                link.post(self.status)
+            case Status():
+                pass  # a worker that dialled us may take us for a gateway
+            case Hello() | Proof() | Checkpoint() | Tokens() | Filled() | Refused() as message:
+                raise ProtocolError(f"a worker takes no {type(message).__name__}")
+
+    def _on_lost(self, peer: PeerId) -> None:
+        if peer in self._gateways:
+            self._gateways.discard(peer)
+            self.sessions.orphan(peer, self._clock() + ORPHAN_SECONDS)
+
+    def _on_close(self, session: SessionId, gateway: PeerId) -> None:
+        if freed := self.sessions.close(session, gateway):
+            self._engine.free(freed)
+            self.tell_gateways()
+
+    def _on_step(self, step: Step, payload: memoryview) -> None:
+        try:
+            self._check(step, payload)
+            sampling = _sampling_of(step)
+            part = self.sessions.admit(step, self._clock())
+        except StepRefused as error:
+            self._refuse(step, error)
+            return
+        if part is None:
+            return  # a route the session has left
+        self._engine.submit(
+            Work(
+                key=(SessionId(step.session), step.hops[0].span),
+                position=step.position,
+                count=step.count,
+                pages=part.pages,
+                payload=payload,
+                dtype=step.dtype,
+                sample=step.sample if len(step.hops) == 1 else (),
+                sampling=sampling,
+                on_done=partial(self._from_engine, self._on_done, step),
+                on_failed=partial(self._from_engine, self._on_failed, step),
+            )
+        )
+
+    def _check(self, step: Step, payload: memoryview) -> None:
+        """Raises StepRefused when a step cannot be right, before anything is kept of it."""
+        hop = step.hops[0]
+        if hop.worker != self._identity.peer:
+            raise StepRefused("bad_step", f"the step is for {hop.worker}")
+        if hop.span.end > self._shape.num_blocks:
+            raise StepRefused("bad_step", f"blocks {hop.span} of {self._shape.num_blocks}")
+        is_first = hop.span.start == 0
+        if is_first != (step.dtype == "int32"):
+            raise StepRefused("bad_step", f"{step.dtype} is not what block {hop.span.start} takes")
+        width = 1 if is_first else self._shape.hidden_size
+        expected = step.count * width * DTYPE_BYTES[step.dtype]
+        if len(payload) != expected:
+            raise StepRefused("bad_step", f"payload of {len(payload)} bytes, not {expected}")
+        end = step.position + step.count
+        if any(not step.position <= position < end for position in step.sample):
+            raise StepRefused("bad_step", "asks for a sample outside the step")
+        if step.sample and step.hops[-1].span.end != self._shape.num_blocks:
+            raise StepRefused("bad_step", "asks for a sample before the last block")
+
+    def _from_engine(
+        self, handler: Callable[[Step, Outcome | StepRefused], None], step: Step, result: object
+    ) -> None:
+        self._loop.call_soon_threadsafe(handler, step, result)
+
+    def _on_failed(self, step: Step, error: Outcome | StepRefused) -> None:
+        assert isinstance(error, StepRefused)
+        key = (SessionId(step.session), step.hops[0].span)
+        self.sessions.forget(key)  # the step was counted but never ran
+        self._engine.free([key])
+        self._refuse(step, error)
+
+    def _on_done(self, step: Step, outcome: Outcome | StepRefused) -> None:
+        assert isinstance(outcome, Outcome)
+        if len(step.hops) > 1:
+            self._push_on(step, outcome)
+        elif step.sample:
+            self._answer(
+                step.gateway,
+                Tokens(step.session, step.epoch, step.sample[0] + 1, outcome.token_ids),
+            )
+        if len(step.hops) == 1 and step.acknowledge:
+            end = step.position + step.count
+            block = step.hops[0].span.end
+            self._answer(step.gateway, Filled(step.session, step.epoch, block, end))
+
+    def _push_on(self, step: Step, outcome: Outcome) -> None:
+        """The next hop first: the checkpoint copy is off the critical path."""
+        onward = msgspec.structs.replace(step, hops=step.hops[1:], dtype=outcome.dtype)
+        self._neighbours.push(
+            onward.hops[0].worker,
+            encode(onward, outcome.payload),
+            partial(self._on_unreachable, step),
+        )
+        checkpoint = Checkpoint(
+            step.session,
+            step.epoch,
+            step.hops[0].span.end,
+            step.position,
+            step.count,
+            outcome.dtype,
+        )
+        self._answer(step.gateway, checkpoint, outcome.payload)
+
+    def _on_unreachable(self, step: Step, why: str) -> None:
+        log.warning("next_unreachable", next=step.hops[1].worker, error=why)
+        self._answer(
+            step.gateway,
+            Refused(
+                step.session,
+                step.epoch,
+                self._identity.peer,
+                "next_unreachable",
+                why[:1024],
+                lost=step.hops[1].worker,
+            ),
+        )
+
+    def _refuse(self, step: Step, error: StepRefused) -> None:
+        log.info("step_refused", reason=error.reason, detail=str(error), position=step.position)
+        self._answer(
+            step.gateway,
+            Refused(
+                step.session,
+                step.epoch,
+                self._identity.peer,
+                error.reason,
+                str(error)[:1024],
+                cached=error.cached,
+            ),
+        )
+
+    def _answer(self, gateway: PeerId, message: Message, payload: bytes = b"") -> None:
+        link = self.pool.get(gateway)
+        if link is None:
+            log.debug("gateway_gone", gateway=gateway, message=type(message).__name__)
+            return
+        try:
+            link.post(message, payload)
+        except PeerUnreachable as error:
+            log.warning("gateway_unreachable", gateway=gateway, error=str(error))
+
+
+def _sampling_of(step: Step) -> Sampling:
+    """The step's sampling parameters. Raises StepRefused when they do not read."""
+    if not step.context:
+        return Sampling(temperature=0)
+    try:
+        return _decode_sampling(step.context)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise StepRefused("bad_step", f"the sampling context does not read: {error}") from error
+
+
+def hosted_span(text: str, num_blocks: int) -> Span:
+    """The blocks a worker was told to host; all of them for ""."""
+    return Span.parse(text) if text else Span(0, num_blocks)

@@ -1,0 +1,67 @@
+"""What a volunteer may set on a worker."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+from shared.commands import Addresses, FilePath, OptionalPath, settings_config
+from shared.logs import LogFormat, LogLevel
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class WorkerSettings(BaseSettings):
+    """Lend this machine to a swarm: host a span of a model's blocks."""
+
+    model_config = settings_config("WORKER_")
+
+    model: str = Field("", description="model directory or Hugging Face id; empty = bundled model")
+    model_name: str = Field("", description="name it is served under; empty = the directory's name")
+    blocks: str = Field(
+        "",
+        pattern=r"^(\d+:\d+)?$",
+        description="span to host as START:END, e.g. 0:8; empty = the whole model",
+    )
+    host: str = Field("127.0.0.1", min_length=1, description="address links are taken on")
+    port: int = Field(0, ge=0, le=65535, description="port links are taken on; 0 = any free")
+    public_url: str = Field(
+        "",
+        pattern=r"^(wss?://.+)?$",
+        description="ws:// or wss:// address to announce; empty = HOST and PORT as they are",
+    )
+    dht_port: int = Field(0, ge=0, le=65535, description="TCP port of discovery; 0 = any free")
+    join: Addresses = Field([], description="known nodes of the swarm; may be repeated")
+    swarm: str = Field("local", min_length=1, max_length=128, description="the swarm's name")
+    identity: FilePath = Field(
+        Path("~/.bucket-brigade/worker.key"),
+        validate_default=True,
+        description="file of the private key; made on first use",
+    )
+    dtype: Dtype = Field("auto", description="number format to compute in; auto = the model's own")
+    device: Device = Field("auto", description="where to compute; auto = CUDA when there is any")
+    threads: int = Field(0, ge=0, description="CPU threads to compute with; 0 = all cores")
+    max_sessions: int = Field(256, ge=1, description="generations hosted at a time")
+    kv_tokens: int = Field(
+        0, ge=0, description="tokens the attention cache holds in all; 0 = from free memory"
+    )
+    max_step_tokens: int = Field(2048, ge=1, description="most tokens computed in one batch")
+    session_lease_seconds: float = Field(
+        300.0, gt=0, description="idle time after which a session's memory is freed"
+    )
+    announce_period_seconds: float = Field(
+        4.0, gt=0, description="time between two announcements to the swarm"
+    )
+    lease_seconds: float = Field(
+        12.0, gt=0, le=120, description="how long one announcement is believed"
+    )
+    grace_seconds: float = Field(
+        30.0, ge=0, description="how long a leaving worker serves on while its sessions move"
+    )
+    log_level: LogLevel = Field("info", description="least urgent events to log")
+    log_format: LogFormat = Field("console", description="for people or for machines")
+    state_file: OptionalPath = Field(
+        None, description="file that gets pid, peer id, span and url as JSON once ready"
+    )

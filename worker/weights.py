@@ -1,0 +1,168 @@
+"""Loads a span: only its tensors, from a directory of safetensors.
+
+Which shards are needed is found before any is opened: every key of the checkpoint is renamed as
+transformers' own loader would, and kept when it lands in the pruned model. A filtered index in a
+directory of links then makes the stock loader open nothing else.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.utils import logging as transformers_logging
+
+from shared.errors import ModelError
+from shared.model_files import read_config
+from shared.swarm import Span
+from worker import attention
+from worker.span_model import SpanModel, span_class
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+TESTED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"})
+"""Model types whose spans have been shown to equal the whole model."""
+
+
+def load_span(
+    directory: Path,
+    span: Span,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    on_plan: Callable[[int, int], None] = lambda tensors, num_bytes: None,
+) -> SpanModel:
+    """The model in `directory` pruned to `span`; `dtype` None means the checkpoint's own.
+
+    `on_plan` hears how many tensors and bytes are about to be read. Raises ModelError when files
+    are missing or corrupt, the family is unknown, or the span is outside the model.
+    """
+    transformers_logging.set_verbosity_error()
+    config = load_config(directory)
+    _check_span(config, span)
+    pruned = span_class(config, span)
+    with torch.device("meta"):
+        skeleton = pruned(config)
+    needed = needed_keys(skeleton, weight_map(directory))
+    on_plan(len(needed), tensor_bytes(directory, needed))
+    with tempfile.TemporaryDirectory(prefix="brigade-span-") as scratch:
+        _link_needed(directory, Path(scratch), needed)
+        model, report = _load(pruned, Path(scratch), dtype, device)
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"])[:4])
+        raise ModelError(f"{directory}: the checkpoint lacks tensors of blocks {span}: {missing}")
+    return SpanModel(model, span)
+
+
+def load_config(directory: Path) -> PretrainedConfig:
+    """The model's config. Raises ModelError when it is missing or of an unknown family."""
+    model_type = read_config(directory).get("model_type")
+    try:
+        config = AutoConfig.from_pretrained(directory)
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelError(
+            f"{directory / 'config.json'}: transformers cannot use it: {error}"
+        ) from error
+    config = config.get_text_config()
+    if config.model_type not in TESTED_FAMILIES:
+        raise ModelError(
+            f"{directory}: model type {model_type!r} is not served yet; "
+            f"these are: {', '.join(sorted(TESTED_FAMILIES))}"
+        )
+    return config
+
+
+def weight_map(directory: Path) -> dict[str, str]:
+    """Which file holds each tensor of a checkpoint. Raises ModelError."""
+    index = directory / INDEX
+    try:
+        if index.exists():
+            return json.loads(index.read_bytes())["weight_map"]
+        with safe_open(directory / SINGLE, "pt") as file:
+            return dict.fromkeys(file.keys(), SINGLE)
+    except (FileNotFoundError, OSError) as error:
+        pickled = sorted(p.name for p in directory.glob("*.bin"))
+        hint = f" ({pickled[0]} is a pickle and never loaded: convert it)" if pickled else ""
+        raise ModelError(f"{directory} holds no {SINGLE} nor {INDEX}{hint}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{directory}: the checkpoint's index does not read: {error}") from error
+
+
+def needed_keys(skeleton: PreTrainedModel, weights: dict[str, str]) -> dict[str, str]:
+    """The part of a weight map that a pruned model loads from."""
+    conversions = get_model_conversion_mapping(skeleton)
+    renamings = [c for c in conversions if isinstance(c, WeightRenaming)]
+    converters = [c for c in conversions if isinstance(c, WeightConverter)]
+    state = skeleton.state_dict()
+    prefix = skeleton.base_model_prefix
+
+    def is_needed(key: str) -> bool:
+        renamed, _ = rename_source_key(key, renamings, converters, prefix, state)
+        return renamed in state or key in state
+
+    return {key: file for key, file in weights.items() if is_needed(key)}
+
+
+def tensor_bytes(directory: Path, needed: dict[str, str]) -> int:
+    """The size of the needed tensors on disk, from the shards' headers. Raises ModelError."""
+    total = 0
+    for shard in sorted(set(needed.values())):
+        header = _header(directory / shard)
+        for key, entry in header.items():
+            if key in needed:
+                begin, end = entry["data_offsets"]
+                total += end - begin
+    return total
+
+
+def _header(shard: Path) -> dict[str, Any]:
+    """A safetensors header (https://github.com/huggingface/safetensors#format), bounds checked."""
+    try:
+        with safe_open(shard, "pt"):
+            pass  # the library checks the header against the file's size
+        with shard.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            return json.loads(file.read(length))
+    except FileNotFoundError as error:
+        raise ModelError(f"shard {shard} is missing; fetch the model again") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"shard {shard} is corrupt ({error}); fetch it again") from error
+
+
+def _link_needed(directory: Path, scratch: Path, needed: dict[str, str]) -> None:
+    for name in {"config.json", "generation_config.json", *needed.values()}:
+        if (directory / name).exists():
+            (scratch / name).symlink_to((directory / name).resolve())
+    if needed and set(needed.values()) != {SINGLE}:
+        (scratch / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": needed}))
+
+
+def _load(
+    pruned: type[PreTrainedModel],
+    scratch: Path,
+    dtype: torch.dtype | None,
+    device: torch.device | None,
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    try:
+        model, report = pruned.from_pretrained(
+            scratch,
+            dtype=dtype or "auto",
+            attn_implementation=attention.NAME,
+            output_loading_info=True,
+        )
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"the checkpoint does not load: {error}") from error
+    return (model.to(device) if device is not None else model), report
+
+
+def _check_span(config: PretrainedConfig, span: Span) -> None:
+    num_blocks: int = config.num_hidden_layers
+    if span.end > num_blocks:
+        raise ModelError(f"blocks {span} are outside the model, which has 0:{num_blocks}")
