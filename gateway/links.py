@@ -1,0 +1,202 @@
+"""This gateway's links to workers: dialling, introductions, and which session a frame is for."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Set
+from dataclasses import dataclass
+from itertools import pairwise
+
+import structlog
+
+from shared.discovery.watcher import Watcher
+from shared.errors import PeerUnreachable, ProtocolError
+from shared.identity import Identity
+from shared.swarm import PeerId, Route, SessionId
+from shared.wire.codec import Frame
+from shared.wire.link import Link, LinkPool
+from shared.wire.messages import (
+    Checkpoint,
+    Close,
+    Filled,
+    Introduce,
+    Message,
+    Refused,
+    Status,
+    Step,
+    Tokens,
+)
+
+log = structlog.get_logger()
+
+MAX_STANDING_LINKS = 64
+"""Links kept to workers of the view before any session needs them."""
+
+AVOID_SECONDS = 5.0
+"""How long a worker that could not be dialled is left out of routes."""
+
+
+@dataclass(frozen=True)
+class FrameArrived:
+    """A worker said something about a session."""
+
+    worker: PeerId
+    frame: Frame
+
+
+@dataclass(frozen=True)
+class WorkerLost:
+    """The last link to a worker ended."""
+
+    worker: PeerId
+
+
+@dataclass(frozen=True)
+class ViewChanged:
+    """There may be a route where there was none."""
+
+
+Event = FrameArrived | WorkerLost | ViewChanged
+Inbox = asyncio.Queue[Event]
+
+
+class Links:
+    """All links to workers, and the inboxes of the sessions that use them."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        swarm: str,
+        watcher: Watcher,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.watcher = watcher
+        self.peer = identity.peer
+        self.statuses: dict[PeerId, Status] = {}
+        self._pool = LinkPool(
+            identity,
+            swarm,
+            on_frame=self._on_frame,
+            on_joined=self._on_joined,
+            on_lost=self._on_lost,
+        )
+        self._clock = clock
+        self._inboxes: dict[SessionId, Inbox] = {}
+        self._introduced: dict[PeerId, dict[PeerId, str]] = {}
+        self._avoided_until: dict[PeerId, float] = {}
+
+    def open_inbox(self, session: SessionId) -> Inbox:
+        """Where everything that concerns a session will arrive."""
+        inbox = self._inboxes[session] = Inbox()
+        return inbox
+
+    def close_session(self, session: SessionId, workers: Iterable[PeerId]) -> None:
+        """Free a session here and on the workers that know it."""
+        del self._inboxes[session]
+        for worker in workers:
+            if link := self._pool.get(worker):
+                _post_quietly(link, Close(session))
+
+    def linked(self) -> Set[PeerId]:
+        """The workers an open link leads to."""
+        return {link.peer for link in self._pool.open_links()}
+
+    def avoided(self) -> Set[PeerId]:
+        """The workers that could not be dialled a moment ago."""
+        now = self._clock()
+        self._avoided_until = {p: t for p, t in self._avoided_until.items() if t > now}
+        return self._avoided_until.keys()
+
+    async def prepare(self, route: Route) -> None:
+        """Make sure of a link to every hop. Raises PeerUnreachable, after noting whom to avoid."""
+        await asyncio.gather(*(self._connect(hop.worker) for hop in route))
+
+    def post(self, route: Route, message: Message, payload: bytes = b"") -> None:
+        """Send to the first hop of a route whose hops know each other. Raises PeerUnreachable."""
+        for hop, following in pairwise(route):
+            self._introduce(hop.worker, following.worker)
+        self._link(route[0].worker).post(message, payload)
+
+    async def keep_linked(self) -> None:
+        """Keep links to the workers of the view, and wake waiting sessions when it changes."""
+        while True:
+            view = self.watcher.view
+            missing = [w for w in sorted(view) if w not in self.avoided() and not self._has(w)]
+            room = MAX_STANDING_LINKS - len(self.linked())
+            dials = [self._connect(worker) for worker in missing[: max(0, room)]]
+            self._tell_all(ViewChanged())
+            await asyncio.gather(*dials, return_exceptions=True)
+            try:
+                async with asyncio.timeout(AVOID_SECONDS):
+                    await self.watcher.wait_changed()
+            except TimeoutError:
+                pass
+
+    async def close(self) -> None:
+        """End all links."""
+        await self._pool.close()
+
+    def _has(self, worker: PeerId) -> bool:
+        return self._pool.get(worker) is not None
+
+    async def _connect(self, worker: PeerId) -> None:
+        announcement = self.watcher.view.get(worker)
+        if self._has(worker):
+            return
+        if announcement is None:
+            raise PeerUnreachable(f"{worker} left the swarm")
+        try:
+            await self._pool.connect(worker, announcement.url)
+        except PeerUnreachable as error:
+            log.warning("worker_unreachable", worker=worker, error=str(error))
+            self._avoided_until[worker] = self._clock() + AVOID_SECONDS
+            raise
+
+    def _introduce(self, worker: PeerId, following: PeerId) -> None:
+        """Hand `worker` the signed address of the worker it will push to, once per address."""
+        announcement = self.watcher.view.get(following)
+        record = self.watcher.record_of(following)
+        if announcement is None or record is None:
+            return  # it was introduced while it was in the view, or will be refused
+        known = self._introduced.setdefault(worker, {})
+        if known.get(following) != announcement.url:
+            self._link(worker).post(Introduce((record,)))
+            known[following] = announcement.url
+
+    def _link(self, worker: PeerId) -> Link:
+        link = self._pool.get(worker)
+        if link is None:
+            raise PeerUnreachable(f"no link to {worker}")
+        return link
+
+    def _on_joined(self, link: Link) -> None:
+        self._introduced[link.peer] = {}
+        link.post(Introduce(()))  # so that it tells us its status
+
+    def _on_lost(self, worker: PeerId) -> None:
+        log.info("worker_link_lost", worker=worker)
+        self.statuses.pop(worker, None)
+        self._introduced.pop(worker, None)
+        self.watcher.lost(worker)
+        self._tell_all(WorkerLost(worker))
+
+    def _on_frame(self, link: Link, frame: Frame) -> None:
+        match frame.message:
+            case Status() as status:
+                self.statuses[link.peer] = status
+            case Tokens() | Filled() | Checkpoint() | Refused() as message:
+                if inbox := self._inboxes.get(SessionId(message.session)):
+                    inbox.put_nowait(FrameArrived(link.peer, frame))
+            case Step() | Close() | Introduce() | _ as message:
+                raise ProtocolError(f"a gateway takes no {type(message).__name__}")
+
+    def _tell_all(self, event: Event) -> None:
+        for inbox in self._inboxes.values():
+            inbox.put_nowait(event)
+
+
+def _post_quietly(link: Link, message: Message) -> None:
+    try:
+        link.post(message)
+    except PeerUnreachable as error:
+        log.debug("close_not_sent", worker=link.peer, error=str(error))

@@ -1,0 +1,224 @@
+"""One generation: events in, actions out. Pure: no clock, no sockets, no tensors.
+
+A session knows its tokens, its route, and how far each hop's cache is known to reach. A new
+session is one whose whole route is lost; a worker that vanishes leaves a gap; both are closed by
+`rerouted`. Then lagging hops are refilled up to the unanswered step, from the nearest boundary
+upstream whose inputs are held, at worst from the token ids at block 0, and the unanswered step is
+sent again. Hops that rewind only run again what they have run before.
+
+Each change of route starts an epoch, and workers drop steps of an older one, so that a worker
+believed dead cannot disturb those who took over.
+"""
+
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
+
+from shared.swarm import Hop, PeerId, Route, Span, tiles
+from shared.wire.messages import RefusalCode
+
+MAX_GAP_REFUSALS = 16
+"""Position gaps a worker may report in one session before it counts as lost."""
+
+
+@dataclass(frozen=True)
+class Send:
+    """Run inputs `[position, position + count)` of the first hop's block through `hops`."""
+
+    hops: Route
+    epoch: int
+    position: int
+    count: int
+    sample: bool = False
+    acknowledge: bool = False
+
+
+@dataclass(frozen=True)
+class Emit:
+    """Token ids the client has not seen yet."""
+
+    token_ids: tuple[int, ...]
+
+
+Action = Send | Emit
+
+
+class Session:
+    """One generation's state. `held(block)` says how many inputs of a block are checkpointed."""
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        blocks: Span,
+        *,
+        max_tokens: int,
+        stop_ids: Set[int],
+        chunk_tokens: int,
+        held: Callable[[int], int],
+    ) -> None:
+        self.tokens = list(prompt)
+        self.route: Route = ()
+        self.gaps: list[Span] = [blocks]
+        self.epoch = 0
+        self.is_over = False
+        self._stop_ids = stop_ids
+        self._max_length = len(prompt) + max_tokens
+        self._chunk_tokens = chunk_tokens
+        self._held = held
+        self._unanswered = 0
+        self._filled: dict[Hop, int] = {}
+        self._refill: tuple[Route, int] | None = None
+        self._gap_refusals: dict[PeerId, int] = {}
+
+    def worker_lost(self, worker: PeerId) -> None:
+        """A worker went silent, closed or refused: its hops become gaps."""
+        for hop in self.route:
+            if hop.worker == worker:
+                self._open_gap(hop.span)
+
+    def is_lost(self, worker: PeerId) -> bool:
+        """Whether a hop of this worker lies in a gap."""
+        return any(
+            hop.worker == worker and any(gap.covers(hop.span) for gap in self.gaps)
+            for hop in self.route
+        )
+
+    def rerouted(self, gap: Span, hops: Route) -> list[Action]:
+        """Other workers take over a gap. Nothing is sent before the last gap is closed."""
+        assert gap in self.gaps
+        assert tiles(hops, gap)
+        before = tuple(hop for hop in self.route if hop.span.end <= gap.start)
+        after = tuple(hop for hop in self.route if hop.span.start >= gap.end)
+        self.route = before + hops + after
+        self.gaps.remove(gap)
+        self._filled = {hop: self._filled.get(hop, 0) for hop in before + after}
+        self._filled |= dict.fromkeys(hops, 0)
+        return [] if self.gaps else self._start_epoch()
+
+    def tokens_arrived(
+        self, worker: PeerId, epoch: int, position: int, token_ids: Sequence[int]
+    ) -> list[Action]:
+        """The last hop sampled. Answers from routes or for positions left behind change nothing."""
+        if self.is_over or epoch != self.epoch or position != len(self.tokens):
+            return []
+        if not self.route or worker != self.route[-1].worker:
+            return []
+        self._unanswered = len(self.tokens)
+        self._filled = dict.fromkeys(self.route, self._unanswered)
+        fresh = self._take(token_ids)
+        if self.is_over or self.gaps:
+            return [Emit(fresh)]
+        return [*self._send_unanswered(), Emit(fresh)]
+
+    def filled(self, worker: PeerId, epoch: int, block: int, position: int) -> list[Action]:
+        """A refill reached the end of its hops."""
+        if self._refill is None or epoch != self.epoch:
+            return []
+        hops, end = self._refill
+        if (hops[-1].worker, hops[-1].span.end, end) != (worker, block, position):
+            return []
+        self._refill = None
+        self._filled |= dict.fromkeys(hops, end)
+        return [] if self.gaps else self._resume()
+
+    def checkpointed(
+        self, worker: PeerId, epoch: int, block: int, position: int, count: int
+    ) -> None:
+        """A hop pushed its outputs on, so its own cache reaches their end."""
+        if epoch != self.epoch:
+            return
+        for hop in self.route:
+            if (hop.worker, hop.span.end) == (worker, block) and position <= self._filled[hop]:
+                self._filled[hop] = max(self._filled[hop], position + count)
+
+    def refused(
+        self, worker: PeerId, epoch: int, reason: RefusalCode, cached: int, lost: PeerId
+    ) -> list[Action]:
+        """A worker did not run a step. All but a position gap mean that a worker is lost to us."""
+        if epoch != self.epoch or all(hop.worker != worker for hop in self.route):
+            return []
+        if reason == "next_unreachable":
+            self.worker_lost(lost)
+            return []
+        refusals = self._gap_refusals[worker] = self._gap_refusals.get(worker, 0) + 1
+        if reason != "position_gap" or refusals > MAX_GAP_REFUSALS:
+            self.worker_lost(worker)
+            return []
+        for hop in self.route:
+            if hop.worker == worker:
+                self._filled[hop] = min(self._filled[hop], cached)
+        return [] if self.gaps else self._start_epoch()
+
+    def suspect(self) -> PeerId | None:
+        """Whom to blame when nothing comes: the first hop not known to have done its part."""
+        target = self._refill[1] if self._refill else len(self.tokens)
+        hops = self._refill[0] if self._refill else self.route
+        behind = [hop for hop in hops if self._filled[hop] < target]
+        return (behind or [self.route[-1]])[0].worker if self.route else None
+
+    def _take(self, token_ids: Sequence[int]) -> tuple[int, ...]:
+        """Append tokens up to the first that ends the generation; those that were appended."""
+        fresh: list[int] = []
+        for token_id in token_ids:
+            fresh.append(token_id)
+            self.tokens.append(token_id)
+            if token_id in self._stop_ids or len(self.tokens) >= self._max_length:
+                self.is_over = True
+                break
+        return tuple(fresh)
+
+    def _open_gap(self, span: Span) -> None:
+        """Add a gap, joined with the gaps it touches: one worker may then take over all of it."""
+        touching = [g for g in self.gaps if g.start <= span.end and span.start <= g.end]
+        start = min([span.start, *(gap.start for gap in touching)])
+        end = max([span.end, *(gap.end for gap in touching)])
+        self.gaps = [gap for gap in self.gaps if gap not in touching] + [Span(start, end)]
+
+    def _start_epoch(self) -> list[Action]:
+        self.epoch += 1
+        self._refill = None
+        return self._resume()
+
+    def _resume(self) -> list[Action]:
+        """Refill the first hops that lag behind the unanswered step; when none do, send it."""
+        lagging = [i for i, hop in enumerate(self.route) if self._filled[hop] < self._unanswered]
+        if not lagging:
+            return self._send_unanswered()
+        first = last = lagging[0]
+        while last + 1 in lagging:
+            last += 1
+        return self._send_refill(first, last)
+
+    def _send_refill(self, first: int, last: int) -> list[Action]:
+        """Bring hops `first` to `last` up to the unanswered step, or as far as one source goes."""
+        start = min(self._filled[hop] for hop in self.route[first : last + 1])
+        while first > 0 and self._held(self.route[first].span.start) <= start:
+            first -= 1
+        hops = self.route[first : last + 1]
+        end = self._unanswered
+        if first > 0:
+            end = min(end, self._held(hops[0].span.start))
+        self._filled |= {hop: min(start, self._filled[hop]) for hop in hops}  # they rewind
+        self._refill = (hops, end)
+        return self._chunks(hops, start, end, acknowledge=True)
+
+    def _send_unanswered(self) -> list[Action]:
+        """The step not answered yet, from the last boundary that spares hops which have run it."""
+        end = len(self.tokens)
+        done = 0
+        while done + 1 < len(self.route) and self._filled[self.route[done]] >= end:
+            done += 1
+        if done > 0 and self._held(self.route[done].span.start) < end:
+            done = 0
+        return self._chunks(self.route[done:], self._unanswered, end, sample=True)
+
+    def _chunks(
+        self, hops: Route, start: int, end: int, *, sample: bool = False, acknowledge: bool = False
+    ) -> list[Action]:
+        sends: list[Action] = []
+        for position in range(start, end, self._chunk_tokens):
+            count = min(self._chunk_tokens, end - position)
+            is_last = position + count == end
+            sends.append(
+                Send(hops, self.epoch, position, count, sample and is_last, acknowledge and is_last)
+            )
+        return sends

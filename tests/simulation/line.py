@@ -1,0 +1,249 @@
+"""A simulated line of workers: the real Session and the real Sessions, with toy blocks between.
+
+Every link delivers in order, but links interleave at random, workers die, are believed dead while
+they go on talking, forget sessions, refuse, and lose checkpoints. One seed decides everything.
+"""
+
+import random
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+
+from gateway.session import Action, Emit, Send, Session
+from shared.errors import StepRefused
+from shared.swarm import Hop, PeerId, SessionId, Span
+from shared.wire.messages import Checkpoint, Filled, Refused, Step, Tokens
+from worker.sessions import Sessions
+
+GATEWAY = PeerId("gateway")
+SESSION = SessionId(bytes(16))
+PROMPT = (11, 12, 13, 14, 15)
+VOCABULARY = 50_000
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Chances per tick, but for `lost_checkpoints`, a chance per copy."""
+
+    kill: float = 0.0
+    forget: float = 0.0
+    refuse: float = 0.0
+    lost_checkpoints: float = 0.0
+    most: int = 10
+
+
+@dataclass
+class ToyWorker:
+    """Real session rules; a block's output is a hash of its input and of its whole cache."""
+
+    peer: PeerId
+    sessions: Sessions
+    refuses: bool = False
+    caches: dict[Span, list[dict[int, int]]] = field(default_factory=dict)
+
+    def step(self, step: Step, values: tuple[int, ...]) -> list[tuple[PeerId, object, tuple]]:
+        span = step.hops[0].span
+        try:
+            if self.refuses:
+                self.refuses = False
+                raise StepRefused("no_pages", "as told")
+            if self.sessions.admit(step, now=0.0) is None:
+                return []
+        except StepRefused as error:
+            refusal = Refused(
+                SESSION, step.epoch, self.peer, error.reason, str(error), error.cached
+            )
+            return [(GATEWAY, refusal, ())]
+        outputs = self._run(span, step.position, values)
+        return self._results(step, outputs)
+
+    def _run(self, span: Span, position: int, values: tuple[int, ...]) -> tuple[int, ...]:
+        cache = self.caches.setdefault(span, [])
+        assert position <= len(cache), "the cache has a hole"
+        del cache[position:]
+        outputs = []
+        for value in values:
+            row: dict[int, int] = {}
+            for block in range(span.start, span.end):
+                value = hash((block, value, tuple(r[block] for r in cache)))
+                row[block] = value
+            cache.append(row)
+            outputs.append(value)
+        return tuple(outputs)
+
+    def _results(self, step: Step, outputs: tuple[int, ...]) -> list:
+        end = step.position + step.count
+        block = step.hops[0].span.end
+        if len(step.hops) > 1:
+            onward = Step(
+                SESSION,
+                step.epoch,
+                GATEWAY,
+                step.position,
+                step.count,
+                step.hops[1:],
+                "float32",
+                step.sample,
+                acknowledge=step.acknowledge,
+            )
+            copy = Checkpoint(SESSION, step.epoch, block, step.position, step.count, "float32")
+            return [(onward.hops[0].worker, onward, outputs), (GATEWAY, copy, outputs)]
+        if step.acknowledge:
+            return [(GATEWAY, Filled(SESSION, step.epoch, block, end), ())]
+        if step.sample:
+            token = abs(hash((outputs[-1], end))) % VOCABULARY
+            return [(GATEWAY, Tokens(SESSION, step.epoch, end, (token,)), ())]
+        return []
+
+
+class Line:
+    """One generation over simulated workers."""
+
+    def __init__(self, seed: int, faults: Faults, *, num_blocks: int = 12, tokens: int = 12):
+        self.random = random.Random(seed)
+        self.faults = faults
+        self.blocks = Span(0, num_blocks)
+        self.workers: dict[PeerId, ToyWorker] = {}
+        self.links: dict[tuple[PeerId, PeerId], deque] = defaultdict(deque)
+        self.checkpoints: dict[int, list[int]] = {}
+        self.unnoticed: list[PeerId] = []
+        self.emitted: list[int] = []
+        self.num_faults = 0
+        self.num_values = 0
+        self.session = Session(
+            PROMPT,
+            self.blocks,
+            max_tokens=tokens,
+            stop_ids=frozenset(),
+            chunk_tokens=self.random.choice((1, 2, 3, 64)),
+            held=lambda block: len(PROMPT) if block == 0 else len(self.checkpoints.get(block, ())),
+        )
+
+    def run(self) -> list[int]:
+        """The tokens the client saw."""
+        for _ in range(20_000):
+            if self.session.is_over:
+                return self.emitted
+            self._close_gaps()
+            self._break_something()
+            self._deliver_something()
+        raise AssertionError("the generation never ended")
+
+    def _close_gaps(self) -> None:
+        while self.session.gaps:
+            gap = self.random.choice(self.session.gaps)
+            self._perform(self.session.rerouted(gap, self._newcomers(gap)))
+
+    def _newcomers(self, gap: Span) -> tuple[Hop, ...]:
+        cuts = [b for b in range(gap.start + 1, gap.end) if self.random.random() < 0.25]
+        edges = [gap.start, *cuts, gap.end]
+        return tuple(
+            Hop(self._hire(), Span(a, b)) for a, b in zip(edges, edges[1:], strict=False)
+        )
+
+    def _hire(self) -> PeerId:
+        """A worker for a part of the model: sometimes one that serves another part already."""
+        on_route = {hop.worker for hop in self.session.route}
+        idle = [w for w in self.workers if w not in self.unnoticed]
+        if idle and self.random.random() < 0.2:
+            return self.random.choice(idle)
+        peer = PeerId(f"w{len(self.workers)}-{len(on_route)}-{self.random.random()}")
+        sessions = Sessions(
+            self.blocks, pages_total=1000, page_tokens=4, max_sessions=4, lease_seconds=60
+        )
+        self.workers[peer] = ToyWorker(peer, sessions)
+        return peer
+
+    def _break_something(self) -> None:
+        if self.num_faults >= self.faults.most or not self.session.route:
+            return
+        victim = self.random.choice(self.session.route).worker
+        draw = self.random.random()
+        if draw < self.faults.kill and victim not in self.unnoticed:
+            self.num_faults += 1
+            self.unnoticed.append(victim)
+            if self.random.random() < 0.6:  # else only believed dead, and goes on talking
+                self._kill(victim)
+        elif draw < self.faults.kill + self.faults.forget and victim in self.workers:
+            self.num_faults += 1
+            worker = self.workers[victim]
+            for span in list(worker.caches):
+                worker.sessions.forget((SESSION, span))
+                del worker.caches[span]
+        elif draw < self.faults.kill + self.faults.forget + self.faults.refuse:
+            self.num_faults += 1
+            if victim in self.workers:
+                self.workers[victim].refuses = True
+
+    def _kill(self, victim: PeerId) -> None:
+        self.workers.pop(victim, None)
+        for link in [link for link in self.links if victim in link]:
+            del self.links[link]
+
+    def _deliver_something(self) -> None:
+        ready = [link for link, queue in self.links.items() if queue]
+        if self.unnoticed and (not ready or self.random.random() < 0.2):
+            self.session.worker_lost(self.unnoticed.pop(0))
+        elif not ready:
+            suspect = self.session.suspect()  # the step's deadline has passed
+            assert suspect is not None
+            self.session.worker_lost(suspect)
+        else:
+            link = self.random.choice(ready)
+            message, values = self.links[link].popleft()
+            self._deliver(*link, message, values)
+
+    def _deliver(self, source: PeerId, target: PeerId, message: object, values: tuple) -> None:
+        if target == GATEWAY:
+            self._perform(self._gateway_receives(source, message, values))
+        elif target in self.workers:
+            assert isinstance(message, Step)
+            self.num_values += len(values)
+            for to, answer, outputs in self.workers[target].step(message, values):
+                self.links[target, to].append((answer, outputs))
+        elif source != GATEWAY and source in self.workers and isinstance(message, Step):
+            refusal = Refused(SESSION, message.epoch, source, "next_unreachable", lost=target)
+            self.links[source, GATEWAY].append((refusal, ()))
+
+    def _gateway_receives(self, source: PeerId, message: object, values: tuple) -> list[Action]:
+        session = self.session
+        match message:
+            case Tokens(epoch=epoch, position=position, token_ids=token_ids):
+                return session.tokens_arrived(source, epoch, position, token_ids)
+            case Filled(epoch=epoch, block=block, position=position):
+                return session.filled(source, epoch, block, position)
+            case Refused() as r:
+                return session.refused(source, r.epoch, r.reason, r.cached, r.lost)
+            case Checkpoint() as c:
+                session.checkpointed(source, c.epoch, c.block, c.position, c.count)
+                kept = self.checkpoints.setdefault(c.block, [])
+                if self.random.random() >= self.faults.lost_checkpoints:
+                    if c.position <= len(kept):
+                        kept.extend(values[len(kept) - c.position :])
+                return []
+        raise AssertionError(message)
+
+    def _perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Emit):
+                self.emitted.extend(action.token_ids)
+            elif isinstance(action, Send):
+                self._send(action)
+
+    def _send(self, send: Send) -> None:
+        block = send.hops[0].span.start
+        source = self.session.tokens if block == 0 else self.checkpoints[block]
+        end = send.position + send.count
+        values = tuple(source[send.position : end])
+        assert len(values) == send.count, "a send of inputs that are not held"
+        step = Step(
+            SESSION,
+            send.epoch,
+            GATEWAY,
+            send.position,
+            send.count,
+            send.hops,
+            "int32" if block == 0 else "float32",
+            (end - 1,) if send.sample else (),
+            acknowledge=send.acknowledge,
+        )
+        self.links[GATEWAY, send.hops[0].worker].append((step, values))
