@@ -1,0 +1,128 @@
+# pyright: reportMissingTypeStubs=false
+"""Multiaddrs as operators write them: parse, check, and what to advertise.
+
+`/ip4/1.2.3.4/tcp/4001/p2p/12D3KooW…`: see https://github.com/multiformats/multiaddr.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Iterable
+from ipaddress import ip_address
+
+from libp2p.peer.peerinfo import PeerInfo, info_from_p2p_addr
+from multiaddr import Multiaddr
+from multiaddr.exceptions import Error as MultiaddrError
+
+from shared.errors import ConfigError
+
+WILDCARDS = {"ip4": "0.0.0.0", "ip6": "::"}
+_NOWHERE = {"ip4": "192.0.2.1", "ip6": "2001:db8::1"}
+"""Documentation addresses (RFC 5737, RFC 3849): routed like any public one, never answered."""
+
+
+def tcp_address(host: str, port: int) -> str:
+    """The multiaddr of a host name or IP address and a TCP port."""
+    try:
+        kind = f"ip{ip_address(host).version}"
+    except ValueError:
+        kind = "dns4"
+    return f"/{kind}/{host}/tcp/{port}"
+
+
+def parse_address(text: str) -> Multiaddr:
+    """A multiaddr that starts with a host and a TCP port. Raises ConfigError."""
+    try:
+        address = Multiaddr(text)
+        names = [protocol.name for protocol in address.protocols()]
+    except (MultiaddrError, ValueError, LookupError) as error:
+        raise ConfigError(f"{text!r} is not a multiaddr such as /ip4/1.2.3.4/tcp/4001") from error
+    if names[:1] not in (["ip4"], ["ip6"], ["dns4"], ["dns6"], ["dns"]) or names[1:2] != ["tcp"]:
+        raise ConfigError(f"multiaddr {text!r} is not of the form /ip4/HOST/tcp/PORT")
+    return address
+
+
+def parse_member(text: str) -> PeerInfo:
+    """A member of the swarm: a multiaddr that ends in `/p2p/PEER`. Raises ConfigError."""
+    address = parse_address(text)
+    try:
+        return info_from_p2p_addr(address)
+    except (MultiaddrError, ValueError) as error:
+        raise ConfigError(
+            f"{text!r} names no peer; a node to join is written /ip4/HOST/tcp/PORT/p2p/PEER"
+        ) from error
+
+
+def member_address(member: PeerInfo) -> str:
+    """The full multiaddr of a member, by the first address it has.
+
+    Addresses that peers tell of each other may or may not end in the peer's id already.
+    """
+    return f"{str(member.addrs[0]).partition('/p2p/')[0]}/p2p/{member.peer_id}"
+
+
+def check_can_listen(address: Multiaddr) -> None:
+    """Raises ConfigError when another program has the port, or it cannot be ours."""
+    family, host, port = _endpoint(address)
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(_why_not(host, port, error)) from error
+
+
+def advertised(bound: Iterable[Multiaddr], announced: Iterable[Multiaddr]) -> list[Multiaddr]:
+    """What to tell others: `announced` if any, else `bound` with wildcards made concrete.
+
+    Port 0 in an announced address stands for the port we are bound to.
+    """
+    bound = list(bound)
+    port = next((value_of(address, "tcp") for address in bound), "0")
+    given = [Multiaddr(str(a).replace("/tcp/0", f"/tcp/{port}", 1)) for a in announced]
+    return given or [_made_concrete(address) for address in bound]
+
+
+def value_of(address: Multiaddr, protocol: str) -> str:
+    """The value of a protocol that the address has, e.g. its `tcp` port."""
+    return str(address.value_for_protocol(protocol))
+
+
+def _made_concrete(address: Multiaddr) -> Multiaddr:
+    for kind, wildcard in WILDCARDS.items():
+        prefix = f"/{kind}/{wildcard}/"
+        if str(address).startswith(prefix):
+            rest = str(address).removeprefix(prefix)
+            return Multiaddr(f"/{kind}/{_own_address(kind)}/{rest}")
+    return address
+
+
+def _own_address(kind: str) -> str:
+    """The address this machine would reach the world from. Sends nothing."""
+    family = socket.AF_INET if kind == "ip4" else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((_NOWHERE[kind], 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1" if kind == "ip4" else "::1"
+
+
+def _endpoint(address: Multiaddr) -> tuple[socket.AddressFamily, str, int]:
+    kind = next(iter(address.protocols())).name
+    if kind not in WILDCARDS:
+        raise ConfigError(f"cannot listen on {address}: give an IP address, not a name")
+    family = socket.AF_INET if kind == "ip4" else socket.AF_INET6
+    return family, value_of(address, kind), int(value_of(address, "tcp"))
+
+
+def _why_not(host: str, port: int, error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return (
+                f"port {port} on {host} is taken by another program; choose another, or 0 for any"
+            )
+        case errno.EACCES:
+            return f"port {port} on {host} needs privileges; choose one above 1023"
+        case _:
+            return f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}"
