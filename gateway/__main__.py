@@ -1,5 +1,6 @@
 """`brigade gateway`: answer OpenAI clients with what the workers of a swarm compute."""
 
+import os
 import sys
 
 from gateway.settings import GatewaySettings
@@ -20,6 +21,7 @@ def main(argv: list[str]) -> int:
     # A gateway opens no tensor. transformers, which brings tokenizer and chat template, imports
     # torch wherever it is installed: hidden from it, a start takes 1 s and 200 MB less.
     sys.modules["torch"] = None  # type: ignore[assignment]
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found"
     from gateway.node import live
 
     live(settings)

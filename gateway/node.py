@@ -1,19 +1,19 @@
 """A gateway's life: join the swarm, keep links to workers, serve HTTP, leave."""
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
 from gateway.admission import Admission
-from gateway.api.status import swarm_snapshot
+from gateway.api.status import readiness, swarm_snapshot
 from gateway.app import build_app
 from gateway.checkpoints import Checkpoints
 from gateway.generate import Limits, SwarmGenerator
@@ -28,7 +28,7 @@ from shared.errors import ConfigError
 from shared.identity import Identity
 from shared.model_files import locate, name_of, read_spec
 from shared.state_file import write_state
-from shared.swarm import ModelSpec, topic_of, uncovered
+from shared.swarm import ModelSpec, topic_of
 
 
 def live(settings: GatewaySettings) -> None:
@@ -55,7 +55,7 @@ async def _serve(settings: GatewaySettings, spec: ModelSpec, model_directory: Pa
             ),
             admission=Admission(max_streams=settings.max_streams, max_waiting=settings.max_queue),
             snapshot=lambda: _snapshot(spec, links, peers),
-            is_ready=lambda: _is_ready(spec, links),
+            is_ready=lambda: readiness(_snapshot(spec, links, peers)),
             created=int((model_directory / "config.json").stat().st_mtime),
         )
         server = uvicorn.Server(
@@ -72,10 +72,10 @@ async def _serve(settings: GatewaySettings, spec: ModelSpec, model_directory: Pa
         await server.serve(sockets=[listener])
 
 
-@contextlib.asynccontextmanager
+@asynccontextmanager
 async def _swarm(
     settings: GatewaySettings, spec: ModelSpec
-) -> AsyncIterator[tuple[Links, KademliaDirectory]]:
+) -> AsyncGenerator[tuple[Links, KademliaDirectory]]:
     """The gateway's place in the swarm: discovery, the view, and links to workers."""
     identity = Identity.load_or_create(settings.identity)
     directory = KademliaDirectory(
@@ -126,16 +126,13 @@ def _limits(settings: GatewaySettings) -> Limits:
 def _snapshot(spec: ModelSpec, links: Links, directory: KademliaDirectory) -> dict[str, Any]:
     watcher = links.watcher
     snapshot = swarm_snapshot(
-        spec, watcher.view, watcher.expires_in, links.statuses, links.linked()
+        spec,
+        watcher.view,
+        expires_in=watcher.expires_in,
+        statuses=links.statuses,
+        linked=links.linked(),
     )
     return snapshot | {"gateway": links.peer, "known_nodes": directory.known_peers()}
-
-
-def _is_ready(spec: ModelSpec, links: Links) -> bool | str:
-    gaps = uncovered((worker.span for worker in links.watcher.view.values()), spec.blocks)
-    if not gaps:
-        return True
-    return f"no worker serves blocks {', '.join(map(str, gaps))} of {spec.name} at the moment"
 
 
 def _say_ready(settings: GatewaySettings, listener: socket.socket, links: Links) -> None:

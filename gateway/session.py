@@ -13,8 +13,8 @@ believed dead cannot disturb those who took over.
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
+from shared.errors import RefusalCode
 from shared.swarm import Hop, PeerId, Route, Span, tiles
-from shared.wire.messages import RefusalCode
 
 MAX_GAP_REFUSALS = 16
 """Position gaps a worker may report in one session before it counts as lost."""

@@ -1,0 +1,61 @@
+"""The HTTP response that carries a stream's frames, and what ends it early."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Final
+
+import anyio
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.types import Receive, Scope, Send
+
+from gateway.token_stream import TokenStream
+from shared.errors import GenerationFailed
+
+SEND_TIMEOUT_SECONDS: Final = 60.0
+"""A client that reads nothing for this long is gone."""
+
+FAREWELL_SECONDS: Final = 2.0
+"""For the error frame to go out after the grace period."""
+
+KEEP_ALIVE: Final = ServerSentEvent(comment="keep-alive", sep="\n")
+
+
+class EventStream(EventSourceResponse):
+    """Sends frames with keep-alives between; owns the tokens and closes them however it ends."""
+
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes, None],
+        tokens: TokenStream,
+        *,
+        headers: dict[str, str],
+        keep_alive_seconds: float,
+        grace_seconds: float,
+    ) -> None:
+        self._tokens = tokens
+        self._grace_seconds = grace_seconds
+        self._is_stopping = anyio.Event()
+        super().__init__(  # pyright: ignore[reportUnknownMemberType]
+            frames,
+            headers=headers,
+            ping=keep_alive_seconds,
+            ping_message_factory=lambda: KEEP_ALIVE,
+            sep="\n",
+            send_timeout=SEND_TIMEOUT_SECONDS,
+            shutdown_event=self._is_stopping,
+            shutdown_grace_period=grace_seconds + FAREWELL_SECONDS,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream. Without the farewell a stopped server looks like a finished answer."""
+        farewell = asyncio.create_task(self._say_farewell())
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            farewell.cancel()
+            await self._tokens.close()
+
+    async def _say_farewell(self) -> None:
+        await self._is_stopping.wait()
+        await asyncio.sleep(self._grace_seconds)
+        self._tokens.interrupt(GenerationFailed("server_shutdown", "The server is shutting down."))

@@ -1,0 +1,89 @@
+"""What every request passes through: its id, its path in one form, its last safety net.
+
+Plain ASGI, because Starlette's BaseHTTPMiddleware puts a queue between a stream and its client.
+"""
+
+import re
+import secrets
+import time
+
+import structlog
+from sse_starlette.sse import SendTimeoutError
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.api.errors import report
+
+log = structlog.get_logger()
+
+
+class RequestId:
+    """Gives each request an id, in its logs and in its answer, with the time to its headers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        began = time.perf_counter()
+        request_id = "req_" + secrets.token_hex(16)
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                headers["openai-processing-ms"] = str(round(1000 * (time.perf_counter() - began)))
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request=request_id):
+            await self._app(scope, receive, send_marked)
+
+
+class OneForm:
+    """`/v1//models/` is `/v1/models`, for clients that join base URLs carelessly; HEAD is GET.
+
+    The server goes by its own copy of the method and leaves out the body.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http":
+            path = re.sub("/{2,}", "/", scope["path"])
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]
+            scope = {**scope, "path": path.rstrip("/") or "/", "method": method}
+        await self._app(scope, receive, send)
+
+
+class LastResort:
+    """Answers what nobody foresaw, inside CORS, so that browsers may read the answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        has_begun = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noted)
+        except (ClientDisconnect, SendTimeoutError):
+            log.info("client_gone", path=scope["path"])
+        except Exception as error:
+            failure = report(error, scope["state"]["request_id"])
+            if has_begun:
+                raise  # the server then breaks the connection, and the client sees it broken
+            await failure.response()(scope, receive, send)

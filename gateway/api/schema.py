@@ -1,0 +1,221 @@
+"""The chat completion request as people write it, and the one error its first mistake makes. Pure.
+
+The rules are OpenAI's: null is absent, 5.0 is an integer, "5" is not, booleans are no numbers.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from gateway.api.parameters import check_supported, ignored_params
+from shared.errors import RequestError
+
+UNSUPPORTED_PARTS: Final = ("image_url", "input_audio", "file", "video_url", "input_image")
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _as_list(value: Any) -> Any:
+    if value == "":
+        raise PydanticCustomError("empty", "must not be an empty string")
+    return [value] if isinstance(value, str) else value
+
+
+def _as_parts(value: Any) -> Any:
+    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
+class Written(BaseModel):
+    """Anything people write; keys we do not know are left alone."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Stop = Annotated[str, Field(min_length=1)]
+
+
+class Part(Written):
+    """One piece of a message's content; its text stands under the name of its type."""
+
+    type: str
+    text: Annotated[str | None, Field(validate_default=True)] = None
+    refusal: Annotated[str | None, Field(validate_default=True)] = None
+
+    @field_validator("type")
+    @classmethod
+    def _is_text(cls, kind: str) -> str:
+        if kind in UNSUPPORTED_PARTS:
+            sentence = "Invalid content type. {kind} is only supported by certain models."
+            raise PydanticCustomError("sentence", sentence, {"kind": kind})
+        if kind not in ("text", "refusal"):
+            raise PydanticCustomError("unknown_part", "must be 'text' or 'refusal'")
+        return kind
+
+    @field_validator("text", "refusal")
+    @classmethod
+    def _is_there(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("type") == info.field_name:
+            raise PydanticCustomError("missing", "is missing")
+        return value
+
+    def __str__(self) -> str:
+        return (self.text if self.type == "text" else self.refusal) or ""
+
+
+class Function(Written):
+    """What an earlier answer called."""
+
+    name: str
+    arguments: str
+
+    def for_template(self) -> dict[str, Any]:
+        """Templates want the arguments as an object; what is no JSON stays text."""
+        try:
+            return {"name": self.name, "arguments": json.loads(self.arguments)}
+        except (ValueError, RecursionError):
+            return {"name": self.name, "arguments": self.arguments}
+
+
+class ToolCall(Written):
+    """A call in an earlier answer."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class Message(Written):
+    """One turn of the conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    name: str | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
+    tool_call_id: Annotated[str | None, Field(validate_default=True)] = None
+    reasoning_content: str | None = None
+    content: Annotated[
+        Annotated[list[Part], Field(fail_fast=True), BeforeValidator(_as_parts)] | None,
+        Field(validate_default=True),
+    ] = None
+
+    @field_validator("tool_call_id")
+    @classmethod
+    def _answers_a_call(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("role") == "tool":
+            raise PydanticCustomError("missing", "is missing")
+        return value
+
+    @field_validator("content")
+    @classmethod
+    def _says_something(cls, value: list[Part] | None, info: ValidationInfo) -> list[Part] | None:
+        is_call = info.data.get("role") == "assistant" and info.data.get("tool_calls")
+        if value is None and not is_call:
+            raise PydanticCustomError("missing", "is missing")
+        return value
+
+    def for_template(self) -> dict[str, Any]:
+        """The message as chat templates expect it."""
+        message: dict[str, Any] = {"role": self.role}
+        message["content"] = "".join(map(str, self.content or []))
+        if self.tool_calls:
+            message["tool_calls"] = [
+                {"id": call.id, "type": call.type, "function": call.function.for_template()}
+                for call in self.tool_calls
+            ]
+        extras = ("name", "tool_call_id", "reasoning_content")
+        said = {name: getattr(self, name) for name in extras if getattr(self, name) is not None}
+        return message | said
+
+
+class StreamOptions(Written):
+    """What a stream carries beyond text."""
+
+    include_usage: bool | None = None
+
+
+class ChatRequest(Written):
+    """The parameters of a chat completion that have an effect."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
+    seed: Annotated[Whole, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
+    max_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    stop: Annotated[
+        list[Stop], Field(max_length=16, fail_fast=True), BeforeValidator(_as_list)
+    ] = []
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @property
+    def budget(self) -> int | None:
+        """How many tokens may be sampled at most; none when the request does not say."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends in a chunk with the usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+USED: Final = frozenset(ChatRequest.model_fields)
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A valid request, and the names of what it asked for in vain."""
+
+    request: ChatRequest
+    ignored: tuple[str, ...]
+
+
+def parse_chat(body: Mapping[str, Any]) -> Parsed:
+    """Raises RequestError for the first mistake, naming its place and never what was written."""
+    given = {name: value for name, value in body.items() if value is not None}
+    try:
+        request = ChatRequest.model_validate(given)
+    except ValidationError as error:
+        raise _first_mistake(error) from error
+    if request.stream_options is not None and not request.stream:
+        sentence = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+        raise RequestError(sentence, param="stream_options", reason="invalid_value")
+    check_supported(given)
+    return Parsed(request, tuple(ignored_params(given, USED)))
+
+
+def _first_mistake(error: ValidationError) -> RequestError:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    param = _path(first["loc"])
+    kind = first["type"]
+    problem = first["msg"].replace("Input should", "should", 1)
+    if kind == "sentence":
+        return RequestError(problem, param=param, reason="invalid_value")
+    if kind == "missing":
+        sentence = f"Missing required parameter: '{param}'."
+        return RequestError(sentence, param=param, reason="missing_required_parameter")
+    word, reason = (
+        ("type", "invalid_type") if kind.endswith("_type") else ("value", "invalid_value")
+    )
+    return RequestError(f"Invalid {word} for '{param}': {problem}.", param=param, reason=reason)
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """OpenAI's way to write a place: `messages[0].content[1].type`."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in location)
+    return "".join(steps).removeprefix(".")

@@ -1,0 +1,117 @@
+"""What the swarm looks like from this gateway, and whether it can serve."""
+
+from collections.abc import Callable, Mapping, Set
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter
+
+from gateway.services import Services
+from shared.errors import RequestError
+from shared.swarm import Announcement, ModelSpec, PeerId, SwarmView, uncovered
+from shared.wire.messages import Status
+
+
+def swarm_snapshot(
+    spec: ModelSpec,
+    view: SwarmView,
+    *,
+    expires_in: Callable[[PeerId], float],
+    statuses: Mapping[PeerId, Status],
+    linked: Set[PeerId],
+) -> dict[str, Any]:
+    """What /swarm shows, as plain values. Pure.
+
+    `expires_in` is what is left of a worker's lease in seconds, `statuses` what workers last said
+    of their load, `linked` those with a live link.
+    """
+    gaps = uncovered((announcement.span for announcement in view.values()), spec.blocks)
+    workers = sorted(
+        view.values(), key=lambda announcement: (announcement.span, announcement.worker)
+    )
+    return {
+        "model": spec.name,
+        "revision": spec.revision,
+        "num_blocks": spec.num_blocks,
+        "workers": [
+            _worker(
+                announcement,
+                expires_in(announcement.worker),
+                statuses.get(announcement.worker),
+                is_linked=announcement.worker in linked,
+            )
+            for announcement in workers
+        ],
+        "coverage": coverage(view, spec.num_blocks),
+        "uncovered": [str(gap) for gap in gaps],
+        "complete": not gaps,
+    }
+
+
+def coverage(view: SwarmView, num_blocks: int) -> list[int]:
+    """How many workers host each block."""
+    counts = [0] * num_blocks
+    for announcement in view.values():
+        for block in range(announcement.span.start, min(announcement.span.end, num_blocks)):
+            counts[block] += 1
+    return counts
+
+
+def readiness(snapshot: Mapping[str, Any]) -> bool | str:
+    """True when every block has a worker, else the sentence that says which have none."""
+    gaps: list[str] = snapshot["uncovered"]
+    return not gaps or f"No worker hosts blocks {', '.join(gaps)} of {snapshot['model']}."
+
+
+def status_routes(services: Services) -> APIRouter:
+    """/health, /ready, /swarm and /version."""
+    router = APIRouter(tags=["status"])
+
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    async def ready() -> dict[str, str]:
+        answer = services.is_ready()
+        if answer is True:
+            return {"status": "ready"}
+        sentence = answer or "The gateway is not ready."
+        raise RequestError(sentence, reason="no_worker_available", status=503)
+
+    async def swarm() -> dict[str, Any]:
+        return services.snapshot()
+
+    async def show_version() -> dict[str, str]:
+        return {
+            "version": _version(),
+            "model": services.spec.name,
+            "revision": services.spec.revision,
+        }
+
+    routes = {"/health": health, "/ready": ready, "/swarm": swarm, "/version": show_version}
+    for path, answer in routes.items():
+        router.add_api_route(path, answer, methods=["GET"])
+    return router
+
+
+def _worker(
+    announcement: Announcement, seconds_left: float, status: Status | None, *, is_linked: bool
+) -> dict[str, Any]:
+    return {
+        "peer_id": announcement.worker,
+        "start": announcement.span.start,
+        "end": announcement.span.end,
+        "url": announcement.url,
+        "dtype": announcement.dtype,
+        "lease_seconds_left": round(max(0.0, seconds_left), 1),
+        "leaving": announcement.leaving or bool(status and status.leaving),
+        "linked": is_linked,
+        "status": msgspec.structs.asdict(status) if status else None,
+    }
+
+
+def _version() -> str:
+    try:
+        return version("bucket-brigade")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,53 @@
+"""The gateway's HTTP application, put together."""
+
+from typing import Final
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from gateway.api.chat import chat_routes
+from gateway.api.errors import add_error_handlers
+from gateway.api.middleware import LastResort, OneForm, RequestId
+from gateway.api.models import model_routes
+from gateway.api.status import status_routes
+from gateway.services import Services
+
+EXPOSED_HEADERS: Final = (
+    "x-request-id",
+    "openai-processing-ms",
+    "retry-after",
+    "x-should-retry",
+    "x-ignored-params",
+    "x-model-revision",
+)
+
+
+def build_app(services: Services) -> FastAPI:
+    """The application around `services`."""
+    app = FastAPI(
+        title="Bucket Brigade",
+        redirect_slashes=False,
+        middleware=[
+            Middleware(RequestId),
+            _cors(services.allowed_origins),
+            Middleware(LastResort),
+            Middleware(OneForm),
+        ],
+    )
+    add_error_handlers(app)
+    for routes in (chat_routes, model_routes, status_routes):
+        app.include_router(routes(services))
+    return app
+
+
+def _cors(origins: tuple[str, ...]) -> Middleware:
+    """Around everything that answers, so that a browser may read errors too."""
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=("GET", "POST", "DELETE", "OPTIONS"),
+        allow_headers=("*",),
+        expose_headers=EXPOSED_HEADERS,
+        max_age=600,
+    )

@@ -1,0 +1,28 @@
+"""What the routes need of whatever makes tokens."""
+
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+from shared.wire.messages import Sampling
+
+
+class Generator(Protocol):
+    """Makes the tokens that follow a prompt; the swarm's own and the tests' fakes look alike."""
+
+    def generate(
+        self,
+        prompt: tuple[int, ...],
+        *,
+        sampling: Sampling,
+        max_tokens: int,
+        stop_ids: frozenset[int],
+    ) -> AsyncGenerator[int, None]:
+        """Token ids as they come; at most `max_tokens`, a stop id included as the last.
+
+        It ends by itself only there: an end without a stop id before `max_tokens` counts as a
+        failure. Raises NoRoute before the first token, GenerationFailed(reason) later. Iterated
+        from one task only. aclose(), which also follows the last token, or a cancellation while it
+        waits for a token frees the session on every worker. Only one of the two comes, and once,
+        so that the freeing itself is not disturbed.
+        """
+        ...

@@ -1,0 +1,37 @@
+"""What the routes are given: the process's parts, put together once at start."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.admission import Admission
+from gateway.generation import Generator
+from gateway.text import ChatText
+from shared.swarm import ModelSpec
+
+MAX_BODY_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything a route may call.
+
+    `snapshot` is what /swarm shows, see api/status.py; `is_ready` is true, or the sentence that
+    says why not; `created` is when the model was made, in seconds since the epoch. A stream's 200
+    is held until its first token or `hold_seconds`; then `: keep-alive` goes out every
+    `keep_alive_seconds`. When the server is told to stop, streams have `shutdown_grace_seconds`
+    to end by themselves.
+    """
+
+    spec: ModelSpec
+    text: ChatText
+    generator: Generator
+    admission: Admission
+    snapshot: Callable[[], dict[str, Any]]
+    is_ready: Callable[[], bool | str]
+    created: int
+    max_body_bytes: int = MAX_BODY_BYTES
+    allowed_origins: tuple[str, ...] = ("*",)
+    hold_seconds: float = 10.0
+    keep_alive_seconds: float = 10.0
+    shutdown_grace_seconds: float = 20.0

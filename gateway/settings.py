@@ -1,0 +1,52 @@
+"""What an operator may set on a gateway."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+from shared.commands import Addresses, FilePath, OptionalPath, settings_config
+from shared.logs import LogFormat, LogLevel
+
+GIB = 1 << 30
+
+
+class GatewaySettings(BaseSettings):
+    """Serve one model to OpenAI clients, computed by the workers of a swarm."""
+
+    model_config = settings_config("GATEWAY_")
+
+    model: str = Field("", description="model directory or Hugging Face id; empty = bundled model")
+    model_name: str = Field("", description="name clients ask for; empty = the directory's name")
+    host: str = Field("127.0.0.1", min_length=1, description="address HTTP is served on")
+    port: int = Field(8000, ge=0, le=65535, description="port HTTP is served on; 0 = any free")
+    join: Addresses = Field([], description="known nodes of the swarm; may be repeated")
+    swarm: str = Field("local", min_length=1, max_length=128, description="the swarm's name")
+    identity: FilePath = Field(
+        Path("~/.bucket-brigade/gateway.key"),
+        validate_default=True,
+        description="file of the private key; made on first use",
+    )
+    peer_cache: OptionalPath = Field(
+        None, description="file of known nodes, so that a restart needs no bootstrap node"
+    )
+    max_streams: int = Field(64, ge=1, description="generations that run at a time")
+    max_queue: int = Field(256, ge=0, description="requests that may wait for a place; then 429")
+    step_timeout_seconds: float = Field(
+        60.0, gt=0, description="silence after which a worker counts as lost"
+    )
+    recovery_timeout_seconds: float = Field(
+        60.0, gt=0, description="how long a stream waits for a replacement before it fails"
+    )
+    checkpoint_bytes: int = Field(
+        GIB, ge=0, description="memory for checkpoints; 0 = always rebuild from token ids"
+    )
+    prefill_chunk_tokens: int = Field(
+        512, ge=1, description="most tokens of a prompt that one step carries"
+    )
+    dht_port: int = Field(0, ge=0, le=65535, description="TCP port of discovery; 0 = any free")
+    log_level: LogLevel = Field("info", description="least urgent events to log")
+    log_format: LogFormat = Field("console", description="for people or for machines")
+    state_file: OptionalPath = Field(
+        None, description="file that gets pid, url and peer id as JSON once ready"
+    )

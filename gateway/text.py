@@ -1,0 +1,183 @@
+"""Text to token ids and back: chat template, encoding, decoding as tokens come, stop strings.
+
+Pure once the tokenizer is loaded.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Self, cast
+
+import jinja2
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from shared.errors import ModelError, RequestError
+
+_load = cast(Any, AutoTokenizer).from_pretrained
+
+REPLACEMENT: Final = "\ufffd"
+
+MAX_HELD_TOKENS: Final = 64
+"""A character spans at most 4 tokens. A run this long that still ends in U+FFFD is no character
+in the making but a model gone astray, and decoding it anew for each token would be quadratic."""
+
+
+class Decoder:
+    """Token ids in, text out as soon as it is final. Special tokens are hidden.
+
+    Decoding is not local: sentencepiece strips the first token's space, and one character may be
+    spread over several byte tokens. So the tokens delivered last are kept as context, and what
+    the held ones add to the context's text is delivered when it ends in a whole character. That
+    relies on nothing but the tokenizer's own decode.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._context: list[int] = []
+        self._context_text = ""
+        self._held: list[int] = []
+
+    def feed(self, token_id: int) -> str:
+        """The text that `token_id` completes; often all of its own, sometimes none."""
+        self._held.append(token_id)
+        delta = self._undelivered()
+        is_partial = delta.endswith(REPLACEMENT) and len(self._held) < MAX_HELD_TOKENS
+        if not delta or is_partial:
+            return ""
+        self._context, self._held = self._held, []
+        self._context_text = self._decode(self._context)
+        return delta
+
+    def flush(self) -> str:
+        """What is still held, with U+FFFD for a character cut in two. Ends the decoding."""
+        delta = self._undelivered()
+        self._context, self._context_text, self._held = [], "", []
+        return delta
+
+    def _undelivered(self) -> str:
+        if not self._held:
+            return ""
+        text = self._decode(self._context + self._held)
+        if text.startswith(self._context_text):
+            return text[len(self._context_text) :]
+        # A byte-fallback decoder turns a whole run of byte tokens to U+FFFD when its end is
+        # broken, the good characters before it too.
+        return self._decode(self._held)
+
+    def _decode(self, token_ids: list[int]) -> str:
+        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+
+
+class StopMatcher:
+    """Ends a text at the stop string that is complete first, wherever the pieces are cut.
+
+    The text before it is delivered, the stop string is not. The longest end that could still
+    become a stop string is held back.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self.is_matched = False
+        self._stops = tuple(stops)
+        self._longest = max(map(len, stops), default=0)
+        self._held = ""
+
+    def feed(self, text: str) -> str:
+        """What may be delivered now; nothing after a match."""
+        if self.is_matched or not self._stops:
+            return "" if self.is_matched else text
+        self._held += text
+        end = self._first_match()
+        self.is_matched = end is not None
+        if end is None:
+            end = len(self._held) - self._num_doubtful()
+        delivered, self._held = self._held[:end], self._held[end:]
+        return delivered
+
+    def flush(self) -> str:
+        """What was held back: the text has ended without completing a stop string."""
+        held, self._held = self._held, ""
+        return "" if self.is_matched else held
+
+    def _first_match(self) -> int | None:
+        starts = ((self._held.find(stop), len(stop)) for stop in self._stops)
+        found = [(start + size, start) for start, size in starts if start >= 0]
+        return min(found)[1] if found else None
+
+    def _num_doubtful(self) -> int:
+        """How many of the last characters begin a stop string."""
+        for size in range(min(self._longest - 1, len(self._held)), 0, -1):
+            tail = self._held[-size:]
+            if any(stop.startswith(tail) for stop in self._stops):
+                return size
+        return 0
+
+
+class ChatText:
+    """A model's tokenizer and chat template."""
+
+    def __init__(self, tokenizer: Any, stop_ids: frozenset[int]) -> None:
+        """`tokenizer` is one of transformers', backed by the tokenizers library."""
+        self.stop_ids = stop_ids
+        self._tokenizer = tokenizer
+        # Used directly, because the wrapper's encode() mutates it and fails across threads.
+        self._backend: Tokenizer = tokenizer.backend_tokenizer
+        self._knows_developer = "developer" in str(tokenizer.chat_template)
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read a tokenizer's files. Raises ModelError when they cannot be used."""
+        try:
+            tokenizer = _load(str(directory), local_files_only=True)
+            stop_ids = _stop_ids(directory, tokenizer.eos_token_id)
+        except Exception as error:  # tokenizers raises bare Exceptions for broken files
+            raise ModelError(f"no usable tokenizer in {directory}: {error}") from error
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelError(f"{directory} has no tokenizer.json, nor can one be made of it")
+        return cls(tokenizer, stop_ids)
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+        """The prompt's token ids, up to where the assistant speaks. Safe in any thread.
+
+        Raises RequestError when the template does not accept the messages.
+        """
+        text = self._apply_template([self._known_role(message) for message in messages])
+        # Templates write BOS themselves where the model wants one; adding it would double it.
+        token_ids = tuple(self._backend.encode(text, add_special_tokens=False).ids)
+        if not token_ids:
+            raise RequestError("The messages make an empty prompt.", param="messages")
+        return token_ids
+
+    def decoder(self) -> Decoder:
+        """A new decoder, for one answer."""
+        return Decoder(self._backend)
+
+    def _known_role(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        if message["role"] == "developer" and not self._knows_developer:
+            return {**message, "role": "system"}
+        return dict(message)
+
+    def _apply_template(self, messages: list[dict[str, Any]]) -> str:
+        if not self._tokenizer.chat_template:
+            raise RequestError("This model has no chat template.", param="messages")
+        try:
+            text = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+        except jinja2.TemplateError as error:  # also what a template's raise_exception() raises
+            sentence = f"The model's chat template refused the messages: {error}"[:1000]
+            raise RequestError(sentence, param="messages") from error
+        except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+            sentence = "The model's chat template cannot render these messages."
+            raise RequestError(sentence, param="messages") from error
+        return cast(str, text)
+
+
+def _stop_ids(directory: Path, eos_id: int | None) -> frozenset[int]:
+    """What ends an answer: the tokenizer's EOS and those the model's own files name."""
+    named: list[Any] = [eos_id]
+    for name in ("config.json", "generation_config.json"):
+        path = directory / name
+        eos = json.loads(path.read_text()).get("eos_token_id") if path.exists() else None
+        named += cast(list[Any], eos) if isinstance(eos, list) else [eos]
+    return frozenset(token_id for token_id in named if isinstance(token_id, int))

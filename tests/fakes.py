@@ -1,0 +1,118 @@
+"""Stand-ins for the slow and the distant: a generator that obeys, small tokenizers."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from gateway.text import ChatText
+from shared.swarm import ModelSpec
+from shared.wire.messages import Sampling
+
+SPEC = ModelSpec(
+    name="acme/tiny",
+    revision="abc123",
+    num_blocks=24,
+    hidden_size=8,
+    vocab_size=300,
+    max_positions=128,
+)
+
+START, END = "<|start|>", "<|end|>"
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}"
+    "{% if m.role == 'tool' %}{{ raise_exception('This model has no tools.') }}{% endif %}"
+    "<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+
+
+@cache
+def byte_level_tokenizer() -> Tokenizer:
+    """One token per byte, as in GPT-2 before any merge, and two special tokens."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {letter: index for index, letter in enumerate(letters)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([START, END])
+    return tokenizer
+
+
+@cache
+def sentencepiece_tokenizer() -> Tokenizer:
+    """Llama's way: spaces are `▁`, rare characters fall back to byte tokens."""
+    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abcdefgh", "▁a", "▁b"]
+    vocab = {piece: index for index, piece in enumerate(pieces)}
+    merges = [("▁", "a"), ("▁", "b")]
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocab, merges=merges, byte_fallback=True, unk_token="<unk>")
+    )
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    tokenizer.add_special_tokens([START, END])
+    return tokenizer
+
+
+def chat_text(template: str | None = CHAT_TEMPLATE) -> ChatText:
+    """A byte-level tokenizer with a chat template, as a gateway holds it."""
+    tokenizer = byte_level_tokenizer()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
+    wrapped.chat_template = template
+    return ChatText(wrapped, frozenset({tokenizer.token_to_id(END)}))
+
+
+def tokens_of(text: str) -> list[int]:
+    """The ids of `text` in the byte-level tokenizer, special tokens included."""
+    return byte_level_tokenizer().encode(text, add_special_tokens=False).ids
+
+
+@dataclass
+class FakeGenerator:
+    """Says `token_ids`, waiting where `pauses` has an event, then raises `failure` if any."""
+
+    token_ids: Sequence[int] = ()
+    failure: Exception | None = None
+    pauses: Mapping[int, asyncio.Event] = field(default_factory=dict[int, asyncio.Event])
+    calls: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def generate(
+        self,
+        prompt: tuple[int, ...],
+        *,
+        sampling: Sampling,
+        max_tokens: int,
+        stop_ids: frozenset[int],
+    ) -> AsyncGenerator[int, None]:
+        """See gateway.generation.Generator."""
+        self.calls.append({"prompt": prompt, "sampling": sampling, "max_tokens": max_tokens})
+        self.started.set()
+        try:
+            for index, token_id in enumerate(self.token_ids[:max_tokens]):
+                await self._pause(index)
+                yield token_id
+            await self._pause(len(self.token_ids))
+            if self.failure is not None:
+                raise self.failure
+        finally:
+            self.closed.set()
+
+    async def _pause(self, index: int) -> None:
+        if index in self.pauses:
+            await self.pauses[index].wait()

@@ -1,0 +1,61 @@
+"""The application as clients meet it: called in memory, or served on a socket."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import uvicorn
+
+from gateway.admission import Admission
+from gateway.app import build_app
+from gateway.services import Services
+from tests.fakes import SPEC, FakeGenerator, chat_text
+
+SNAPSHOT: dict[str, Any] = {"workers": [{}, {}], "complete": True, "uncovered": []}
+
+
+def services_around(generator: FakeGenerator, **changes: Any) -> Services:
+    """A gateway's parts with a fake generator inside."""
+    services = Services(
+        spec=SPEC,
+        text=chat_text(),
+        generator=generator,
+        admission=Admission(max_streams=8, max_waiting=8),
+        snapshot=lambda: SNAPSHOT,
+        is_ready=lambda: True,
+        created=1_700_000_000,
+    )
+    return replace(services, **changes)
+
+
+def in_memory(generator: FakeGenerator, **changes: Any) -> httpx.AsyncClient:
+    """A client of the application without a socket; streams come in one piece."""
+    app = build_app(services_around(generator, **changes))
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+
+
+async def until(claim: Callable[[], object], seconds: float = 2) -> None:
+    """Returns once `claim` holds; fails when it does not in time."""
+    async with asyncio.timeout(seconds):
+        while not claim():  # noqa: ASYNC110 - what is claimed has no event
+            await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def served(services: Services) -> AsyncIterator[tuple[str, uvicorn.Server]]:
+    """The application on a port of its own: its URL and its server."""
+    config = uvicorn.Config(
+        build_app(services), port=0, lifespan="off", ws="none", log_config=None, access_log=False
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}", server
+    finally:
+        server.should_exit = True
+        await serving

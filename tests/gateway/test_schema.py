@@ -1,0 +1,289 @@
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.api.body import MAX_DEPTH, check_headers, parse_object
+from gateway.api.parameters import NO_OP_VALUES
+from gateway.api.schema import ChatRequest, parse_chat
+from shared.errors import RequestError
+
+hello = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+
+
+def parse(**changes: Any) -> ChatRequest:
+    return parse_chat(hello | changes).request
+
+
+def mistake(**changes: Any) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        parse(**changes)
+    assert caught.value.status == 400
+    return caught.value
+
+
+def said(*messages: Any) -> list[dict[str, Any]]:
+    return [message.for_template() for message in parse(messages=list(messages)).messages]
+
+
+# --- parameters ---
+
+
+def test_defaults_are_openais():
+    request = parse()
+    assert (request.temperature, request.top_p, request.stream, request.stop) == (1, 1, False, [])
+    assert request.seed is request.budget is None
+
+
+def test_null_is_absent():
+    assert parse(temperature=None, stop=None, stream=None, seed=None, tools=None, top_k=None) == (
+        parse()
+    )
+
+
+def test_max_completion_tokens_wins_over_max_tokens():
+    assert parse(max_tokens=5, max_completion_tokens=7).budget == 7
+
+
+def test_a_whole_float_is_an_integer():
+    assert parse(max_tokens=5.0, seed=-3.0).budget == 5
+
+
+def test_one_stop_string_may_stand_alone():
+    assert parse(stop="END").stop == ["END"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "param", "reason"),
+    [
+        ({"model": None}, "model", "missing_required_parameter"),
+        ({"model": ""}, "model", "invalid_value"),
+        ({"model": "m" * 257}, "model", "invalid_value"),
+        ({"messages": []}, "messages", "invalid_value"),
+        ({"messages": "hi"}, "messages", "invalid_type"),
+        ({"temperature": "1"}, "temperature", "invalid_type"),
+        ({"temperature": True}, "temperature", "invalid_type"),
+        ({"temperature": 2.1}, "temperature", "invalid_value"),
+        ({"temperature": 10**400}, "temperature", "invalid_type"),
+        ({"top_p": -0.1}, "top_p", "invalid_value"),
+        ({"max_tokens": "5"}, "max_tokens", "invalid_type"),
+        ({"max_tokens": True}, "max_tokens", "invalid_type"),
+        ({"max_tokens": 5.5}, "max_tokens", "invalid_type"),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"seed": 1 << 63}, "seed", "invalid_value"),
+        ({"stop": ""}, "stop", "invalid_value"),
+        ({"stop": ["a", ""]}, "stop[1]", "invalid_value"),
+        ({"stop": ["a"] * 17}, "stop", "invalid_value"),
+        ({"stream": 1}, "stream", "invalid_type"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+        ({"stream": True, "stream_options": 1}, "stream_options", "invalid_type"),
+    ],
+)
+def test_a_mistake_names_its_place(changes: dict[str, Any], param: str, reason: str):
+    error = mistake(**changes)
+    assert (error.param, error.reason) == (param, reason)
+    assert param in str(error)
+
+
+def test_a_mistake_never_repeats_what_was_written():
+    secret = "s3cret" * 1000
+    for changes in (
+        {"temperature": secret},
+        {"messages": [{"role": secret}]},
+        {"messages": [{"role": "user", "content": [{"type": secret}]}]},
+        {"tool_choice": secret},
+        {"stop": {secret: 1}},
+    ):
+        assert "s3cret" not in str(mistake(**changes))
+        assert len(str(mistake(**changes))) <= 1000
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "type", "text", "tool_calls", "function", "id"]),
+            inner,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    changes=st.dictionaries(st.sampled_from([*ChatRequest.model_fields, *NO_OP_VALUES]), values),
+    message=values,
+)
+def test_whatever_is_written_is_parsed_or_refused(changes: dict[str, Any], message: Any):
+    with suppress(RequestError):
+        parse_chat(hello | {"messages": [message]} | changes)
+
+
+# --- messages ---
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ("hi", "messages[0]"),
+        ({"content": "x"}, "messages[0].role"),
+        ({"role": "wizard", "content": "x"}, "messages[0].role"),
+        ({"role": "user"}, "messages[0].content"),
+        ({"role": "user", "content": None}, "messages[0].content"),
+        ({"role": "assistant", "content": None}, "messages[0].content"),
+        ({"role": "user", "content": 5}, "messages[0].content"),
+        ({"role": "user", "content": ["x"]}, "messages[0].content[0]"),
+        ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
+        ({"role": "user", "content": [{"type": "smell"}]}, "messages[0].content[0].type"),
+        ({"role": "tool", "content": "x"}, "messages[0].tool_call_id"),
+        (
+            {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f"}}]},
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+    ],
+)
+def test_a_wrong_message_is_named_by_its_path(message: Any, param: str):
+    assert mistake(messages=[message]).param == param
+
+
+def test_images_are_refused_in_openais_words():
+    part = {"type": "image_url", "image_url": {"url": "data:"}}
+    parts = [{"type": "text", "text": "see"}, part]
+    error = mistake(messages=[{"role": "user", "content": parts}])
+    assert error.param == "messages[0].content[1].type"
+    assert str(error) == ("Invalid content type. image_url is only supported by certain models.")
+
+
+def test_text_parts_are_joined_in_order():
+    parts = [{"type": "text", "text": "a"}, {"type": "refusal", "refusal": "b"}]
+    assert said({"role": "assistant", "content": parts}) == [{"role": "assistant", "content": "ab"}]
+
+
+def test_an_answer_can_be_sent_back_as_it_came():
+    answer = {"role": "assistant", "content": "a", "refusal": None, "annotations": []}
+    assert said(answer) == [{"role": "assistant", "content": "a"}]
+
+
+@pytest.mark.parametrize(("arguments", "seen"), [('{"x": 1}', {"x": 1}), ("{x", "{x")])
+def test_earlier_tool_calls_reach_the_template_as_objects(arguments: str, seen: Any):
+    function = {"name": "f", "arguments": arguments}
+    call = {"id": "c1", "type": "function", "function": function}
+    (message,) = said({"role": "assistant", "content": None, "tool_calls": [call]})
+    assert message["content"] == ""
+    assert message["tool_calls"][0]["function"] == {"name": "f", "arguments": seen}
+
+
+# --- what is not implemented ---
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("frequency_penalty", 0.5),
+        ("frequency_penalty", False),
+        ("presence_penalty", -1),
+        ("logit_bias", {"5": 1}),
+        ("logprobs", True),
+        ("top_logprobs", 2),
+        ("n", 2),
+        ("n", True),
+        ("tools", [{"type": "function"}]),
+        ("tool_choice", "required"),
+        ("functions", [{}]),
+        ("response_format", {"type": "json_object"}),
+        ("modalities", ["text", "audio"]),
+        ("reasoning_effort", "high"),
+        ("verbosity", "low"),
+        ("top_k", 40),
+        ("min_p", 0.1),
+        ("repetition_penalty", 1.1),
+        ("min_tokens", 3),
+        ("ignore_eos", True),
+        ("stop_token_ids", [5]),
+        ("enable_thinking", False),
+        ("guided_json", {}),
+    ],
+)
+def test_what_would_change_the_text_is_refused_by_name(name: str, value: Any):
+    error = mistake(**{name: value})
+    assert (error.param, error.reason) == (name, "unsupported_parameter")
+    assert name in str(error)
+
+
+def test_values_that_ask_for_nothing_are_accepted_in_silence():
+    for name, values in NO_OP_VALUES.items():
+        for value in values:
+            assert parse_chat(hello | {name: value}).ignored == ()
+
+
+def test_what_changes_only_bookkeeping_is_ignored_by_name():
+    body = hello | {"user": "u", "metadata": {}, "store": True, "shoe_size": 43, "seed": 1}
+    assert parse_chat(body).ignored == ("user", "metadata", "store", "shoe_size")
+
+
+def test_names_fit_to_stand_in_a_header():
+    body = hello | {"a\r\nset-cookie: ü": 1, "b" * 99: 1}
+    assert parse_chat(body).ignored == ("a??set-cookie???", "b" * 64)
+
+
+def test_what_we_use_and_what_we_refuse_are_different_things():
+    assert not NO_OP_VALUES.keys() & ChatRequest.model_fields.keys()
+
+
+# --- bodies ---
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"[]x",
+        b'{"a": NaN}',
+        b'{"a": Infinity}',
+        b'{"a": 1e309}',
+        b'{"a": ' + b"9" * 5000 + b"}",
+        b'{"a": "\\ud800"}',
+        b'{"\\udc00": 1}',
+        b'{"a": "\xff"}',
+        b'{"a": ' * (MAX_DEPTH + 1) + b"1" + b"}" * (MAX_DEPTH + 1),
+        b'{"a":' + b"[" * 100_000,
+        b"[1]",
+        b"null",
+    ],
+)
+def test_a_body_that_is_no_sane_json_object_is_refused(raw: bytes):
+    with pytest.raises(RequestError) as caught:
+        parse_object(raw)
+    assert caught.value.status == 400
+
+
+def test_json_nests_as_deep_as_allowed():
+    raw = b'{"a":' * MAX_DEPTH + b"1" + b"}" * MAX_DEPTH
+    assert parse_object(raw) == json.loads(raw)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "encoding"),
+    [
+        ("application/x-www-form-urlencoded", None),
+        ("text/plain", None),
+        ("application/json", "gzip"),
+    ],
+)
+def test_bodies_that_are_not_plain_json_are_415(content_type: str, encoding: str | None):
+    with pytest.raises(RequestError) as caught:
+        check_headers(content_type, encoding)
+    assert caught.value.status == 415
+
+
+@pytest.mark.parametrize(
+    "content_type", [None, "", "application/json", "Application/JSON; charset=utf-8", "a/x+json"]
+)
+def test_json_by_any_name_or_none_is_accepted(content_type: str | None):
+    check_headers(content_type, None)
