@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run `brigade` with `arguments` (default: the process's own); returns the exit status."""
     argv = sys.argv[1:] if arguments is None else arguments
     if argv[:1] == ["--stop-at-eof"]:
-        threading.Thread(target=_stop_at_eof, daemon=True).start()
+        threading.Thread(target=stop_at_eof, daemon=True).start()
         argv = argv[1:]
     if argv[:1] in ([], ["-h"], ["--help"], ["help"]):
         print(help_text(), end="")
@@ -120,7 +120,7 @@ def _complain(message: str, *, status: int) -> int:
     return status
 
 
-def _stop_at_eof() -> None:
+def stop_at_eof() -> None:
     """Ends this process once standard input does: politely, then, if it hangs, for good.
 
     `brigade up` keeps the other end of a pipe open, which the kernel closes however `up` ends.

@@ -88,8 +88,10 @@ def parse(settings_class: type[T], argv: list[str], *, prog: str, epilog: str = 
         return settings_class(_cli_settings_source=source(args=argv), _env_file=ENV_FILE)
     except ValidationError as error:
         parser.error("; ".join(_complaint(one, settings) for one in error.errors()))
-    except (SettingsError, OSError, UnicodeDecodeError) as error:
+    except SettingsError as error:
         parser.error(" ".join(str(error).split()))
+    except (OSError, UnicodeDecodeError) as error:
+        parser.error(f"the file {ENV_FILE} in the working directory cannot be read: {error}")
 
 
 def _complaint(error: ErrorDetails, settings: Mapping[str, Setting]) -> str:

@@ -13,7 +13,17 @@ BrigadeError
 └── RequestError         an HTTP client's mistake: 4xx, naming the parameter
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+RefusalCode = Literal[
+    "position_gap",  # the cache ends before the step begins; `cached` says where
+    "no_pages",  # no memory for the session's tokens
+    "draining",  # the worker is leaving and takes no new session
+    "next_unreachable",  # the hop after this one cannot be reached; `lost` names it
+    "bad_step",  # the step does not fit this worker's model or span
+    "engine_failed",  # the computation itself failed
+]
+"""Why a worker did not run a step, as it stands on the wire."""
 
 
 class BrigadeError(Exception):
@@ -65,13 +75,13 @@ class NoRoute(BrigadeError):
 
 
 class StepRefused(BrigadeError):
-    """A worker will not run a step. `reason` is a code of the wire; `cached` its cache's length."""
+    """A worker will not run a step. `cached` is its cache's length."""
 
     code = "step_refused"
 
-    def __init__(self, reason: str, detail: str, *, cached: int = 0) -> None:
+    def __init__(self, reason: RefusalCode, detail: str, *, cached: int = 0) -> None:
         super().__init__(detail)
-        self.reason = reason
+        self.reason: RefusalCode = reason
         self.cached = cached
 
 

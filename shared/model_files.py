@@ -3,9 +3,9 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from shared.errors import ModelError
@@ -82,7 +82,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} is not a JSON object")
-    return config
+    return cast("dict[str, Any]", config)
 
 
 def revision_of(directory: Path) -> str:

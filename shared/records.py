@@ -6,6 +6,7 @@ nothing else to be checked.
 """
 
 import hashlib
+import math
 from urllib.parse import urlsplit
 
 import msgspec
@@ -42,7 +43,8 @@ def open_record(record: bytes) -> Announcement:
         opened = _decode_record(record)
         announcement = _decode_announcement(opened.body)
         verify(announcement.worker, _DOMAIN + opened.body, opened.signature)
-    except (msgspec.MsgspecError, ValueError, ProtocolError) as error:
+    except (msgspec.MsgspecError, ValueError, ProtocolError, RecursionError) as error:
+        # RecursionError: msgspec's, for deep nesting in a field that it would have skipped
         raise RecordError(f"record does not open: {error}") from error
     _check_sense(announcement)
     return announcement
@@ -82,6 +84,15 @@ def _check_sense(announcement: Announcement) -> None:
             f"{announcement.worker} announces blocks {announcement.span} "
             f"of a model of {announcement.num_blocks}"
         )
-    address = urlsplit(announcement.url)
-    if address.scheme not in ("ws", "wss") or not address.hostname:
+    if not math.isfinite(announcement.issued_at + announcement.tokens_per_second):
+        raise RecordError(f"{announcement.worker} announces a number that is none")
+    if not _is_websocket_url(announcement.url):
         raise RecordError(f"{announcement.worker} announces no WebSocket address")
+
+
+def _is_websocket_url(url: str) -> bool:
+    try:
+        address = urlsplit(url)
+        return address.scheme in ("ws", "wss") and bool(address.hostname) and address.port != 0
+    except ValueError:
+        return False  # e.g. a bracket without its pair, or a port over 65535

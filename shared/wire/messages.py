@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from shared.errors import RefusalCode
 from shared.records import MAX_RECORD_BYTES
 from shared.swarm import MAX_BLOCKS, BlockIndex, Hop, PeerId
 
@@ -31,15 +32,6 @@ PayloadDtype = Literal["int32", "float32", "bfloat16", "float16"]
 """Token ids travel as int32, hidden states in the model's dtype, all little-endian."""
 
 DTYPE_BYTES: dict[PayloadDtype, int] = {"int32": 4, "float32": 4, "bfloat16": 2, "float16": 2}
-
-RefusalCode = Literal[
-    "position_gap",  # the cache ends before the step begins; `cached` says where
-    "no_pages",  # no memory for the session's tokens
-    "draining",  # the worker is leaving and takes no new session
-    "next_unreachable",  # the hop after this one cannot be reached; `lost` names it
-    "bad_step",  # the step does not fit this worker's model or span
-    "engine_failed",  # the computation itself failed
-]
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type"):

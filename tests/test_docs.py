@@ -1,0 +1,137 @@
+"""README and `.env.example` are held to account: they name what exists, as it is.
+
+`make docs` writes the generated parts anew.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from pydantic_settings import BaseSettings
+
+from gateway.settings import GatewaySettings
+from shared.bootstrap import BootstrapSettings
+from shared.brigade import COMMANDS
+from shared.commands import Setting, settings_of
+from shared.up import UpSettings
+from worker.settings import WorkerSettings
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+ENV_EXAMPLE = ROOT / ".env.example"
+CLASSES: dict[str, type[BaseSettings]] = {
+    "gateway": GatewaySettings,
+    "worker": WorkerSettings,
+    "bootstrap": BootstrapSettings,
+    "up": UpSettings,
+}
+BEGIN, END = "<!-- settings: written by `make docs` -->\n", "<!-- end of settings -->"
+IN_README = {
+    "gateway": "model model_name host port join swarm max_streams max_queue step_timeout_seconds "
+    "recovery_timeout_seconds checkpoint_bytes",
+    "worker": "model blocks host port public_url join swarm dtype device threads kv_tokens "
+    "grace_seconds",
+    "bootstrap": "host port",
+    "up": "workers replicas",
+}
+
+
+def env_example() -> str:
+    """Every setting, commented, at its default."""
+    sections = [
+        f"# brigade {name}\n\n" + "\n".join(f"{_commented(s)}\n" for s in settings_of(settings))
+        for name, settings in CLASSES.items()
+    ]
+    return (
+        "# Settings of all four commands: copy to .env and uncomment what you change.\n"
+        "# Lists take commas or JSON. Options on the command line win over this file.\n"
+        "# Written by `make docs`.\n\n" + "\n".join(sections)
+    )
+
+
+def settings_table() -> str:
+    """README's table: the settings most people touch."""
+    rows = [
+        f"| `{setting.variable}` | {_code(setting.default)} | {setting.description} |"
+        for command, names in IN_README.items()
+        for setting in _chosen(settings_of(CLASSES[command]), names.split())
+    ]
+    return "\n".join(["| variable | default | |", "| --- | --- | --- |", *rows, ""])
+
+
+def _chosen(settings: Sequence[Setting], names: Sequence[str]) -> list[Setting]:
+    by_name = {setting.name: setting for setting in settings}
+    return [by_name[name] for name in names]
+
+
+def _commented(setting: Setting) -> str:
+    return f"# {setting.description}\n# {setting.variable}={setting.default}"
+
+
+def _code(default: str) -> str:
+    return f"`{default}`" if default else ""
+
+
+def _readme_parts() -> tuple[str, str, str]:
+    before, _, rest = README.read_text().partition(BEGIN)
+    table, _, after = rest.partition(END)
+    return before, table, after
+
+
+def test_env_example_holds_every_setting_at_its_default():
+    assert ENV_EXAMPLE.read_text() == env_example()
+
+
+def test_readme_s_table_equals_the_settings_classes():
+    assert _readme_parts()[1] == settings_table()
+
+
+def test_readme_fits_in_200_lines():
+    assert len(README.read_text().splitlines()) <= 200
+
+
+@pytest.mark.parametrize("command", CLASSES)
+def test_every_setting_says_what_it_is(command: str):
+    assert all(setting.description for setting in settings_of(CLASSES[command]))
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "k8s/README.md"])
+def test_pages_name_only_make_targets_that_exist(page: str):
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z]+)\b", _code_in((ROOT / page).read_text())))
+    assert named <= targets
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "k8s/README.md"])
+def test_pages_name_only_commands_and_options_that_exist(page: str):
+    for line in re.findall(r"\bbrigade [a-z-].*", _code_in((ROOT / page).read_text())):
+        command = line.split()[1]
+        assert command in COMMANDS, line
+        options = {setting.option for setting in settings_of(CLASSES[command])} | {"--help"}
+        assert set(re.findall(r"(?<=\s)--[a-z-]+", line)) <= options, line
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "k8s/README.md"])
+def test_links_between_pages_lead_somewhere(page: str):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)\)", (ROOT / page).read_text()):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def _code_in(markdown: str) -> str:
+    """What stands in backticks or in fences, a line each."""
+    fences = re.findall(r"^```\w*\n(.*?)^```", markdown, re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```.*?^```", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    joined = "\n".join([*fences, *re.findall(r"`([^`\n]+)`", prose)])
+    return joined.replace("\\\n", " ")
+
+
+def write() -> None:
+    """Write the generated parts anew."""
+    ENV_EXAMPLE.write_text(env_example())
+    before, _, after = _readme_parts()
+    README.write_text(f"{before}{BEGIN}{settings_table()}{END}{after}")
+
+
+if __name__ == "__main__":
+    write()
