@@ -37,6 +37,12 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype | None:
     return None
 
 
+def use_threads(count: int) -> None:
+    """Compute with this many CPU threads; 0 leaves torch's choice, one a core."""
+    if count:
+        torch.set_num_threads(count)
+
+
 def free_bytes(device: torch.device) -> int:
     """Memory free on the device."""
     if device.type == "cuda":

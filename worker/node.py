@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import structlog
-import torch
 from websockets.asyncio.server import Server, serve
 
 from shared.discovery.directory import Directory
@@ -23,7 +22,7 @@ from shared.records import sign_announcement
 from shared.state_file import write_state
 from shared.swarm import Announcement, ModelSpec, PeerId, Span
 from shared.wire.link import SOCKET_OPTIONS
-from worker.capacity import choose_device, choose_dtype, pages_that_fit
+from worker.capacity import choose_device, choose_dtype, pages_that_fit, use_threads
 from worker.engine import Engine
 from worker.kv_cache import PAGE_TOKENS
 from worker.server import WorkerServer, hosted_span
@@ -56,7 +55,7 @@ def live(settings: WorkerSettings) -> None:
 
 def load(settings: WorkerSettings) -> Loaded:
     """Load the span the settings name, saying what goes on. Raises ConfigError or ModelError."""
-    torch.set_num_threads(settings.threads or torch.get_num_threads())
+    use_threads(settings.threads)
     directory = locate(settings.model, with_weights=True)
     spec = read_spec(directory, settings.model_name or name_of(settings.model))
     span = hosted_span(settings.blocks, spec.num_blocks)

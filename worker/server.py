@@ -138,6 +138,7 @@ class WorkerServer:
             self.tell_gateways()
 
     def _on_step(self, step: Step, payload: memoryview) -> None:
+        num_sessions = len(self.sessions)
         try:
             self._check(step, payload)
             sampling = _sampling_of(step)
@@ -147,6 +148,9 @@ class WorkerServer:
             return
         if part is None:
             return  # a route the session has left
+        if len(self.sessions) != num_sessions:
+            self.tell_gateways()
+        post = self._loop.call_soon_threadsafe
         self._engine.submit(
             Work(
                 key=(SessionId(step.session), step.hops[0].span),
@@ -157,8 +161,8 @@ class WorkerServer:
                 dtype=step.dtype,
                 sample=step.sample if len(step.hops) == 1 else (),
                 sampling=sampling,
-                on_done=partial(self._from_engine, self._on_done, step),
-                on_failed=partial(self._from_engine, self._on_failed, step),
+                on_done=lambda outcome: post(self._on_done, step, outcome),
+                on_failed=lambda error: post(self._on_failed, step, error),
             )
         )
 
@@ -182,20 +186,13 @@ class WorkerServer:
         if step.sample and step.hops[-1].span.end != self._shape.num_blocks:
             raise StepRefused("bad_step", "asks for a sample before the last block")
 
-    def _from_engine(
-        self, handler: Callable[[Step, Outcome | StepRefused], None], step: Step, result: object
-    ) -> None:
-        self._loop.call_soon_threadsafe(handler, step, result)
-
-    def _on_failed(self, step: Step, error: Outcome | StepRefused) -> None:
-        assert isinstance(error, StepRefused)
+    def _on_failed(self, step: Step, error: StepRefused) -> None:
         key = (SessionId(step.session), step.hops[0].span)
         self.sessions.forget(key)  # the step was counted but never ran
         self._engine.free([key])
         self._refuse(step, error)
 
-    def _on_done(self, step: Step, outcome: Outcome | StepRefused) -> None:
-        assert isinstance(outcome, Outcome)
+    def _on_done(self, step: Step, outcome: Outcome) -> None:
         if len(step.hops) > 1:
             self._push_on(step, outcome)
         elif step.sample:

@@ -126,7 +126,7 @@ class SpanModel:
 def span_class(config: PretrainedConfig, span: Span) -> type[PreTrainedModel]:
     """The architecture's class, pruned to a span as it is built. Raises ModelError."""
     try:
-        architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     except KeyError as error:
         raise ModelError(f"model type {config.model_type!r} is no causal language model") from error
 

@@ -6,6 +6,7 @@ directory of links then makes the stock loader open nothing else.
 """
 
 import json
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,8 @@ def load_span(
     are missing or corrupt, the family is unknown, or the span is outside the model.
     """
     transformers_logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
     config = load_config(directory)
     _check_span(config, span)
     pruned = span_class(config, span)
@@ -151,7 +154,7 @@ def _load(
     device: torch.device | None,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     try:
-        model, report = pruned.from_pretrained(
+        loaded: Any = pruned.from_pretrained(
             scratch,
             dtype=dtype or "auto",
             attn_implementation=attention.NAME,
@@ -159,6 +162,7 @@ def _load(
         )
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"the checkpoint does not load: {error}") from error
+    model, report = loaded
     return (model.to(device) if device is not None else model), report
 
 

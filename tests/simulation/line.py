@@ -7,6 +7,7 @@ they go on talking, forget sessions, refuse, and lose checkpoints. One seed deci
 import random
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from gateway.session import Action, Emit, Send, Session
 from shared.errors import StepRefused
@@ -108,6 +109,7 @@ class Line:
         self.unnoticed: list[PeerId] = []
         self.emitted: list[int] = []
         self.num_faults = 0
+        self.num_gap_refusals = 0
         self.num_values = 0
         self.session = Session(
             PROMPT,
@@ -136,9 +138,7 @@ class Line:
     def _newcomers(self, gap: Span) -> tuple[Hop, ...]:
         cuts = [b for b in range(gap.start + 1, gap.end) if self.random.random() < 0.25]
         edges = [gap.start, *cuts, gap.end]
-        return tuple(
-            Hop(self._hire(), Span(a, b)) for a, b in zip(edges, edges[1:], strict=False)
-        )
+        return tuple(Hop(self._hire(), Span(a, b)) for a, b in pairwise(edges))
 
     def _hire(self) -> PeerId:
         """A worker for a part of the model: sometimes one that serves another part already."""
@@ -157,22 +157,26 @@ class Line:
         if self.num_faults >= self.faults.most or not self.session.route:
             return
         victim = self.random.choice(self.session.route).worker
-        draw = self.random.random()
-        if draw < self.faults.kill and victim not in self.unnoticed:
-            self.num_faults += 1
+        chances = (self.faults.kill, self.faults.forget, self.faults.refuse)
+        kind = self.random.choices(
+            ("kill", "forget", "refuse", "nothing"), (*chances, 1 - sum(chances))
+        )[0]
+        if kind == "nothing" or victim not in self.workers or victim in self.unnoticed:
+            return
+        self.num_faults += 1
+        if kind == "kill":
             self.unnoticed.append(victim)
             if self.random.random() < 0.6:  # else only believed dead, and goes on talking
                 self._kill(victim)
-        elif draw < self.faults.kill + self.faults.forget and victim in self.workers:
-            self.num_faults += 1
-            worker = self.workers[victim]
-            for span in list(worker.caches):
-                worker.sessions.forget((SESSION, span))
-                del worker.caches[span]
-        elif draw < self.faults.kill + self.faults.forget + self.faults.refuse:
-            self.num_faults += 1
-            if victim in self.workers:
-                self.workers[victim].refuses = True
+        elif kind == "refuse":
+            self.workers[victim].refuses = True
+        else:
+            self._forget(self.workers[victim])
+
+    def _forget(self, worker: ToyWorker) -> None:
+        for span in list(worker.caches):
+            worker.sessions.forget((SESSION, span))
+            del worker.caches[span]
 
     def _kill(self, victim: PeerId) -> None:
         self.workers.pop(victim, None)
@@ -212,13 +216,15 @@ class Line:
             case Filled(epoch=epoch, block=block, position=position):
                 return session.filled(source, epoch, block, position)
             case Refused() as r:
+                if r.reason == "position_gap" and r.epoch == session.epoch:
+                    self.num_gap_refusals += 1
                 return session.refused(source, r.epoch, r.reason, r.cached, r.lost)
             case Checkpoint() as c:
                 session.checkpointed(source, c.epoch, c.block, c.position, c.count)
                 kept = self.checkpoints.setdefault(c.block, [])
-                if self.random.random() >= self.faults.lost_checkpoints:
-                    if c.position <= len(kept):
-                        kept.extend(values[len(kept) - c.position :])
+                is_lost = self.random.random() < self.faults.lost_checkpoints
+                if not is_lost and c.position <= len(kept):
+                    kept.extend(values[len(kept) - c.position :])
                 return []
         raise AssertionError(message)
 
