@@ -83,9 +83,9 @@ class StopMatcher:
         self._held = ""
 
     def feed(self, text: str) -> str:
-        """What may be delivered now; nothing after a match."""
-        if self.is_matched or not self._stops:
-            return "" if self.is_matched else text
+        """What may be delivered now; nothing after a match, which then stays in front."""
+        if not self._stops:
+            return text
         self._held += text
         end = self._first_match()
         self.is_matched = end is not None

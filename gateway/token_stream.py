@@ -81,7 +81,7 @@ class TokenStream:
 
     def interrupt(self, failure: GenerationFailed) -> None:
         """End the generation as if it had failed."""
-        self._failure = self._failure or failure
+        self._failure = failure
         self.stop()
 
     async def close(self) -> None:
@@ -109,6 +109,6 @@ class TokenStream:
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
-            self._failure = self._failure or error
+            self._failure = error
         self._is_over = True
         self._news.set()

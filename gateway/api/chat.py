@@ -87,10 +87,7 @@ async def deltas(tokens: TokenStream, answer: Answer) -> AsyncGenerator[str, Non
         token_ids = await tokens.take()
         if not token_ids:
             answer.ended()
-        text = answer.feed(token_ids)
-        if answer.finish_reason is not None:
-            tokens.stop()
-        if text:
+        if text := answer.feed(token_ids):
             yield text
 
 

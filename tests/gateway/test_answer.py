@@ -59,6 +59,12 @@ def test_a_character_cut_by_the_budget_is_one_replacement():
     assert answer(max_tokens=2).feed(tokens_of("a€")) == "a\ufffd"
 
 
+def test_a_stop_string_may_be_completed_by_the_end_itself():
+    a = answer(stops=("\ufffd",), max_tokens=2)
+    assert a.feed(tokens_of("a€")) == "a"
+    assert a.finish_reason == "stop"
+
+
 def test_an_end_nobody_asked_for_is_a_failure_and_no_finish():
     a = answer()
     a.feed(tokens_of("hi"))

@@ -221,6 +221,13 @@ async def test_silence_is_filled_with_comments():
     assert text_of(frames_of(response)) == "Hi 😀!"
 
 
+async def test_a_stream_leaves_no_task_behind():
+    await post(says(), stream=True)  # the first starts sse-starlette's one watcher
+    before = asyncio.all_tasks()
+    await post(says(), stream=True)
+    assert asyncio.all_tasks() == before
+
+
 async def test_a_full_gateway_is_503_with_retry_after():
     full = Admission(max_streams=1, max_waiting=0)
     async with full.slot():

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
 
-from gateway.api.body import MAX_DEPTH, check_headers, parse_object
+from gateway.api.body import MAX_DEPTH, check_headers, parse_object, read_object
 from gateway.api.parameters import NO_OP_VALUES
 from gateway.api.schema import ChatRequest, parse_chat
 from shared.errors import RequestError
@@ -266,6 +267,17 @@ def test_a_body_that_is_no_sane_json_object_is_refused(raw: bytes):
 def test_json_nests_as_deep_as_allowed():
     raw = b'{"a":' * MAX_DEPTH + b"1" + b"}" * MAX_DEPTH
     assert parse_object(raw) == json.loads(raw)
+
+
+async def test_a_body_said_to_be_too_large_is_not_even_read():
+    async def receive() -> Any:
+        raise AssertionError("was read")
+
+    headers = [(b"content-length", b"9" * 30)]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    with pytest.raises(RequestError) as caught:
+        await read_object(request, 1000)
+    assert caught.value.status == 413
 
 
 @pytest.mark.parametrize(

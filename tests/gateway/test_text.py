@@ -127,6 +127,12 @@ def test_what_may_become_a_stop_string_is_held_back_and_no_more():
     assert matcher.is_matched
 
 
+def test_nothing_is_delivered_after_a_match():
+    matcher = StopMatcher(["x"])
+    assert [matcher.feed(piece) for piece in ("ax", "b", "xc")] == ["a", "", ""]
+    assert matcher.flush() == ""
+
+
 def test_without_a_match_the_held_text_is_flushed():
     assert matched(["</end>"], ["a </en"]) == "a </en"
 

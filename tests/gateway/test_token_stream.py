@@ -102,6 +102,7 @@ async def test_closing_never_disturbs_the_freeing_of_a_session(num_tokens: int):
     await freeing.wait()
     closing = asyncio.create_task(tokens.close())
     tokens.stop()
+    assert admission.num_running == 1
     may_free.set()
     await closing
     assert freed.is_set()

@@ -1,0 +1,93 @@
+"""Checkpoints: exact bytes by position, contiguous from 0, under one budget."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.checkpoints import Checkpoints, Stretch
+from shared.swarm import SessionId
+
+ONE, TWO = SessionId(b"1" * 16), SessionId(b"2" * 16)
+ROW = 4
+
+
+def stretch(position: int, rows: str) -> Stretch:
+    """Rows named by one letter each."""
+    payload = "".join(row * ROW for row in rows).encode()
+    return Stretch(position, len(rows), "float32", memoryview(payload))
+
+
+def kept(checkpoints: Checkpoints, start: int, end: int, session: SessionId = ONE) -> str:
+    _, payload = checkpoints.rows(session, 8, start, end)
+    return payload.decode()[::ROW]
+
+
+def opened(budget: int = 1000) -> Checkpoints:
+    checkpoints = Checkpoints(budget)
+    checkpoints.open(ONE)
+    checkpoints.open(TWO)
+    return checkpoints
+
+
+def test_rows_come_back_as_they_came_over_the_wire():
+    checkpoints = opened()
+    checkpoints.add(ONE, 8, stretch(0, "abc"))
+    checkpoints.add(ONE, 8, stretch(3, "de"))
+    assert checkpoints.held(ONE, 8) == 5
+    assert kept(checkpoints, 0, 5) == "abcde"
+    assert kept(checkpoints, 1, 4) == "bcd"
+    assert kept(checkpoints, 4, 5) == "e"
+
+
+def test_the_first_copy_of_a_position_stays():
+    checkpoints = opened()
+    checkpoints.add(ONE, 8, stretch(0, "ab"))
+    checkpoints.add(ONE, 8, stretch(0, "xyz"))
+    assert kept(checkpoints, 0, 3) == "abz"
+
+
+def test_rows_beyond_a_hole_are_not_kept():
+    checkpoints = opened()
+    checkpoints.add(ONE, 8, stretch(1, "b"))
+    assert checkpoints.held(ONE, 8) == 0
+    assert checkpoints.num_bytes == 0
+
+
+def test_over_the_budget_the_session_checkpointed_longest_ago_is_shed_for_good():
+    checkpoints = opened(budget=4 * ROW)
+    checkpoints.add(ONE, 8, stretch(0, "abc"))
+    checkpoints.add(TWO, 8, stretch(0, "xy"))
+    assert checkpoints.held(ONE, 8) == 0
+    assert kept(checkpoints, 0, 2, TWO) == "xy"
+    assert checkpoints.shed_bytes == 3 * ROW
+    checkpoints.add(ONE, 8, stretch(0, "abc"))
+    assert checkpoints.held(ONE, 8) == 0
+
+
+def test_a_budget_of_nothing_keeps_nothing_and_fails_nothing():
+    checkpoints = opened(budget=0)
+    checkpoints.add(ONE, 8, stretch(0, "abc"))
+    assert checkpoints.held(ONE, 8) == 0
+
+
+def test_dropping_a_session_gives_its_bytes_back():
+    checkpoints = opened()
+    checkpoints.add(ONE, 8, stretch(0, "abc"))
+    checkpoints.drop(ONE)
+    assert checkpoints.num_bytes == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 5)), max_size=30), st.data())
+def test_whatever_is_added_what_is_held_is_contiguous_and_right(
+    additions: list[tuple[int, int]], data: st.DataObject
+):
+    """Row i of the text is the letter of i, whoever sends it."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    checkpoints = opened(budget=1 << 20)
+    for position, count in additions:
+        checkpoints.add(ONE, 8, stretch(position, letters[position : position + count]))
+    held = checkpoints.held(ONE, 8)
+    assert checkpoints.num_bytes == held * ROW
+    if held:
+        start = data.draw(st.integers(0, held - 1))
+        end = data.draw(st.integers(start + 1, held))
+        assert kept(checkpoints, start, end) == letters[start:end]

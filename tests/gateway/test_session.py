@@ -1,0 +1,221 @@
+"""The session's rules, each on the smallest case that shows it."""
+
+from gateway.session import Emit, Send, Session
+from shared.swarm import Hop, PeerId, Route, Span
+
+ANN, BOB, CYD, DEE, EVE = (PeerId(name) for name in ("ann", "bob", "cyd", "dee", "eve"))
+PROMPT = (5, 6)
+BLOCKS = Span(0, 24)
+
+
+def route(text: str) -> Route:
+    """`ann 0:8, bob 8:16` as a route."""
+    parts = [part.split() for part in text.split(", ")]
+    return tuple(Hop(PeerId(name), Span.parse(span)) for name, span in parts)
+
+
+ABC = route("ann 0:8, bob 8:16, cyd 16:24")
+
+
+def session(held: dict[int, int] | None = None, **options: int) -> Session:
+    """A session on ann, bob and cyd whose prompt has been sent, in epoch 1."""
+    checkpoints = held or {}
+    made: Session
+    made = Session(
+        options.pop("prompt", PROMPT),
+        BLOCKS,
+        max_tokens=options.pop("max_tokens", 100),
+        stop_ids=frozenset({99}),
+        chunk_tokens=options.pop("chunk_tokens", 512),
+        held=lambda block: len(made.tokens) if block == 0 else checkpoints.get(block, 0),
+    )
+    made.rerouted(BLOCKS, ABC)
+    return made
+
+
+def decoding(held: dict[int, int] | None = None) -> Session:
+    """The same after its first token, 7: the step at position 2 is in flight."""
+    made = session(held)
+    made.tokens_arrived(CYD, epoch=1, position=2, token_ids=[7])
+    return made
+
+
+def test_a_new_session_is_one_whose_whole_route_is_lost():
+    s = Session(PROMPT, BLOCKS, max_tokens=1, stop_ids=set(), chunk_tokens=512, held=lambda b: 2)
+    assert s.gaps == [BLOCKS]
+    assert s.rerouted(BLOCKS, ABC) == [Send(ABC, 1, 0, 2, sample=True)]
+
+
+def test_a_long_prompt_goes_in_chunks_and_only_the_last_is_sampled():
+    s = Session((1,) * 5, BLOCKS, max_tokens=1, stop_ids=set(), chunk_tokens=2, held=lambda b: 5)
+    assert s.rerouted(BLOCKS, ABC) == [
+        Send(ABC, 1, 0, 2),
+        Send(ABC, 1, 2, 2),
+        Send(ABC, 1, 4, 1, sample=True),
+    ]
+
+
+def test_a_token_is_sent_on_and_emitted():
+    assert session().tokens_arrived(CYD, epoch=1, position=2, token_ids=[7]) == [
+        Send(ABC, 1, 2, 1, sample=True),
+        Emit((7,)),
+    ]
+
+
+def test_the_session_is_over_at_a_stop_id_and_at_its_last_token():
+    s = session()
+    assert s.tokens_arrived(CYD, epoch=1, position=2, token_ids=[99, 8]) == [Emit((99,))]
+    assert s.is_over
+    s = session(max_tokens=1)
+    assert s.tokens_arrived(CYD, epoch=1, position=2, token_ids=[7]) == [Emit((7,))]
+    assert s.is_over
+
+
+def test_answers_for_another_position_epoch_or_from_another_hop_change_nothing():
+    s = decoding()
+    assert s.tokens_arrived(CYD, epoch=1, position=2, token_ids=[8]) == []
+    assert s.tokens_arrived(CYD, epoch=0, position=3, token_ids=[8]) == []
+    assert s.tokens_arrived(BOB, epoch=1, position=3, token_ids=[8]) == []
+    assert s.tokens == [5, 6, 7]
+
+
+def test_a_lost_worker_leaves_a_gap_of_its_span_only():
+    s = decoding()
+    s.worker_lost(BOB)
+    assert s.gaps == [Span(8, 16)]
+    assert s.is_lost(BOB)
+    assert not s.is_lost(ANN)
+
+
+def test_neighbours_lost_together_leave_one_gap():
+    s = decoding()
+    s.worker_lost(CYD)
+    s.worker_lost(BOB)
+    assert s.gaps == [Span(8, 24)]
+
+
+def test_a_worker_of_no_hop_is_no_loss():
+    s = decoding()
+    s.worker_lost(DEE)
+    assert s.gaps == []
+
+
+def test_a_newcomer_is_refilled_from_its_checkpoint_then_the_step_is_sent_again():
+    s = decoding(held={8: 3})
+    s.worker_lost(BOB)
+    dee = route("dee 8:16")
+    assert s.rerouted(Span(8, 16), dee) == [Send(dee, 2, 0, 2, acknowledge=True)]
+    s.checkpointed(ANN, epoch=2, block=8, position=2, count=1)
+    line = route("ann 0:8, dee 8:16, cyd 16:24")
+    assert s.filled(DEE, epoch=2, block=16, position=2) == [Send(line[1:], 2, 2, 1, sample=True)]
+
+
+def test_without_checkpoints_a_refill_starts_from_the_token_ids():
+    s = decoding()
+    s.worker_lost(BOB)
+    dee = route("dee 8:16")
+    line = route("ann 0:8, dee 8:16")
+    assert s.rerouted(Span(8, 16), dee) == [Send(line, 2, 0, 2, acknowledge=True)]
+
+
+def test_a_refill_takes_the_nearest_upstream_boundary_that_has_anything():
+    s = decoding(held={8: 2})
+    s.worker_lost(CYD)
+    dee = route("dee 16:24")
+    line = route("bob 8:16, dee 16:24")
+    assert s.rerouted(Span(16, 24), dee) == [Send(line, 2, 0, 2, acknowledge=True)]
+
+
+def test_a_refill_goes_on_upstream_where_its_checkpoint_ends():
+    s = decoding(held={8: 1})
+    s.worker_lost(BOB)
+    dee = route("dee 8:16")
+    assert s.rerouted(Span(8, 16), dee) == [Send(dee, 2, 0, 1, acknowledge=True)]
+    assert s.filled(DEE, epoch=2, block=16, position=1) == [
+        Send(route("ann 0:8, dee 8:16"), 2, 1, 1, acknowledge=True)
+    ]
+
+
+def test_a_loss_before_the_first_token_sends_the_prompt_again_and_refills_nothing():
+    s = session()
+    s.worker_lost(BOB)
+    line = route("ann 0:8, dee 8:16, cyd 16:24")
+    assert s.rerouted(Span(8, 16), route("dee 8:16")) == [Send(line, 2, 0, 2, sample=True)]
+
+
+def test_nothing_is_sent_while_another_gap_is_open():
+    s = decoding()
+    s.worker_lost(ANN)
+    s.worker_lost(CYD)
+    assert s.rerouted(Span(16, 24), route("dee 16:24")) == []
+    assert s.rerouted(Span(0, 8), route("eve 0:8")) != []
+
+
+def test_a_token_that_was_under_way_is_taken_while_a_gap_is_open():
+    s = decoding()
+    s.worker_lost(BOB)
+    assert s.tokens_arrived(CYD, epoch=1, position=3, token_ids=[8]) == [Emit((8,))]
+    assert s.tokens == [5, 6, 7, 8]
+
+
+def test_a_newcomer_lost_in_its_refill_is_replaced_in_turn():
+    s = decoding(held={8: 2})
+    s.worker_lost(BOB)
+    s.rerouted(Span(8, 16), route("dee 8:16"))
+    s.worker_lost(DEE)
+    eve = route("eve 8:16")
+    assert s.rerouted(Span(8, 16), eve) == [Send(eve, 3, 0, 2, acknowledge=True)]
+    assert s.filled(DEE, epoch=2, block=16, position=2) == []
+
+
+def test_several_workers_may_tile_a_gap():
+    s = decoding(held={8: 2})
+    s.worker_lost(BOB)
+    two = route("dee 8:11, eve 11:16")
+    assert s.rerouted(Span(8, 16), two) == [Send(two, 2, 0, 2, acknowledge=True)]
+
+
+def test_a_position_gap_refills_that_worker_from_where_its_cache_ends():
+    s = decoding(held={8: 2})
+    assert s.refused(BOB, 1, "position_gap", 1, PeerId("")) == [
+        Send(ABC[1:2], 2, 1, 1, acknowledge=True)
+    ]
+
+
+def test_a_refusal_of_an_older_epoch_or_of_a_stranger_changes_nothing():
+    s = decoding()
+    assert s.refused(BOB, 0, "position_gap", 0, PeerId("")) == []
+    assert s.refused(DEE, 1, "no_pages", 0, PeerId("")) == []
+    assert s.gaps == []
+
+
+def test_any_other_refusal_loses_the_worker_and_an_unreachable_one_is_the_one_named():
+    s = decoding()
+    s.refused(BOB, 1, "no_pages", 0, PeerId(""))
+    assert s.gaps == [Span(8, 16)]
+    s = decoding()
+    s.refused(ANN, 1, "next_unreachable", 0, BOB)
+    assert s.gaps == [Span(8, 16)]
+
+
+def test_a_worker_that_reports_gaps_for_ever_is_lost():
+    s = decoding(held={8: 2})
+    for _ in range(17):
+        s.refused(BOB, s.epoch, "position_gap", 0, PeerId(""))
+    assert s.gaps == [Span(8, 16)]
+
+
+def test_silence_is_blamed_on_the_first_hop_not_known_to_have_done_its_part():
+    s = decoding()
+    assert s.suspect() == ANN
+    s.checkpointed(ANN, epoch=1, block=8, position=2, count=1)
+    assert s.suspect() == BOB
+    s.checkpointed(BOB, epoch=1, block=16, position=2, count=1)
+    assert s.suspect() == CYD
+
+
+def test_a_checkpoint_of_an_older_epoch_or_beyond_a_hole_says_nothing_of_a_cache():
+    s = decoding()
+    s.checkpointed(ANN, epoch=0, block=8, position=2, count=1)
+    s.checkpointed(ANN, epoch=1, block=8, position=9, count=1)
+    assert s.suspect() == ANN
