@@ -103,6 +103,8 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     max_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
     """The longest session its pages can hold; 0 when it does not say."""
+    node: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    """The multiaddr of its DHT node, so that whoever hears of the worker knows another member."""
 
     @property
     def expires_at(self) -> float:

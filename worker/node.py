@@ -88,6 +88,7 @@ class Node:
         self._identity = identity
         self._loaded = loaded
         self._sequence = 0
+        self._dht_node = ""
         self._is_leaving = False
         self._engine = Engine(loaded.model, max_step_tokens=settings.max_step_tokens)
         sessions = Sessions(
@@ -106,9 +107,18 @@ class Node:
         )
 
     async def serve(
-        self, directory: Directory, stop: asyncio.Event, on_ready: Callable[[], None]
+        self,
+        directory: Directory,
+        stop: asyncio.Event,
+        on_ready: Callable[[], None],
+        *,
+        dht_node: str = "",
     ) -> None:
-        """Serve until `stop` is set, announcing all along; then say we are gone."""
+        """Serve until `stop` is set, announcing all along; then say we are gone.
+
+        `dht_node` is the multiaddr at which others may join the DHT through this worker.
+        """
+        self._dht_node = dht_node
         async with AsyncExitStack() as stack:
             server = await self._listen()
             stack.push_async_callback(self._close, server)
@@ -195,6 +205,7 @@ class Node:
             leaving=self._is_leaving,
             tokens_per_second=1 / decode_seconds if decode_seconds else 0.0,
             max_tokens=self._loaded.pages * PAGE_TOKENS,
+            node=self._dht_node,
         )
 
 
@@ -224,7 +235,7 @@ async def _serve(settings: WorkerSettings, loaded: Loaded) -> None:
         print(f"worker ready: {json.dumps(state)}", flush=True)
 
     try:
-        await node.serve(directory, stop, on_ready)
+        await node.serve(directory, stop, on_ready, dht_node=directory.multiaddrs[0])
     finally:
         await directory.stop()
 

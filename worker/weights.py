@@ -71,7 +71,7 @@ def load_config(directory: Path) -> PretrainedConfig:
         config = AutoConfig.from_pretrained(directory)
     except (ValueError, KeyError, OSError) as error:
         raise ModelError(
-            f"{directory / 'config.json'}: transformers cannot use it: {error}"
+            f"{directory / 'config.json'}: transformers cannot use it: {_first_line(error)}"
         ) from error
     config = config.get_text_config()
     if config.model_type not in TESTED_FAMILIES:
@@ -95,7 +95,7 @@ def weight_map(directory: Path) -> dict[str, str]:
         hint = f" ({pickled[0]} is a pickle and never loaded: convert it)" if pickled else ""
         raise ModelError(f"{directory} holds no {SINGLE} nor {INDEX}{hint}") from error
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{directory}: the checkpoint's index does not read: {error}") from error
+        raise ModelError(f"{directory}: the checkpoint's index does not read: {_first_line(error)}") from error
 
 
 def needed_keys(skeleton: PreTrainedModel, weights: dict[str, str]) -> dict[str, str]:
@@ -161,7 +161,7 @@ def _load(
             output_loading_info=True,
         )
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(f"the checkpoint does not load: {error}") from error
+        raise ModelError(f"the checkpoint does not load: {_first_line(error)}") from error
     model, report = loaded
     return (model.to(device) if device is not None else model), report
 
@@ -170,3 +170,7 @@ def _check_span(config: PretrainedConfig, span: Span) -> None:
     num_blocks: int = config.num_hidden_layers
     if span.end > num_blocks:
         raise ModelError(f"blocks {span} are outside the model, which has 0:{num_blocks}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

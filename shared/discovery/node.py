@@ -5,6 +5,7 @@ Kademlia only locates the NUM_HOLDERS servers closest to a topic's key; those ho
 announcements. What a holder says is believed only as far as the signed records go.
 """
 
+import contextlib
 import random
 import time
 from collections import defaultdict
@@ -30,18 +31,19 @@ from shared.discovery.multiaddrs import member_address, parse_member
 from shared.discovery.shelf import Shelf
 from shared.errors import ConfigError, PeerUnreachable, RecordError
 from shared.identity import Identity
-from shared.records import directory_key
+from shared.records import directory_key, open_record
 
 log = structlog.get_logger()
 
 JOIN_SECONDS = 4.0
 CLOSE_SECONDS = 2.0
 FIND_SECONDS = 8.0
-WATCH_JOINED_SECONDS = 5.0
+WATCH_JOINED_SECONDS = 2.0
 LONGEST_JOIN_PAUSE_SECONDS = 30.0
 FEW_MEMBERS = 3
 """With fewer servers known than this, a node looks around, and dials those remembered on disk."""
 MAX_PAGES = 64
+MAX_TOLD_MEMBERS = 64
 WARNING_SECONDS = 60.0
 
 
@@ -71,6 +73,7 @@ class Node:
         self._finding: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
         self._unreached: set[ID] = set()
         self._saved: list[str] = []
+        self._told: dict[ID, PeerInfo] = {}
         self._next_warning = 0.0
 
     @property
@@ -182,8 +185,18 @@ class Node:
             for held in page.held:
                 try:
                     self._seen.put(topic, held.record, remaining_seconds=held.remaining_seconds)
+                    self._hear_of_member(held.record)
                 except RecordError as error:
                     self._warn_refused(topic, holder, error)
+
+    def _hear_of_member(self, record: bytes) -> None:
+        """Remember whom a worker's announcement names, while we know hardly anybody."""
+        if self.num_members >= FEW_MEMBERS or len(self._told) >= MAX_TOLD_MEMBERS:
+            return
+        address = open_record(record).node
+        with contextlib.suppress(ConfigError):
+            member = parse_member(address)
+            self._told[member.peer_id] = member
 
     def _warn_refused(self, topic: str, holder: ID, error: RecordError) -> None:
         if trio.current_time() >= self._next_warning:
@@ -213,7 +226,8 @@ class Node:
         """Dial the members we should know and have no connection to; whether one is new."""
         connected = set(self._host.get_connected_peers()) | {self._host.get_id()}
         missing = {m.peer_id: m for m in self._config.join if m.peer_id not in connected}
-        remembered = self._remembered() if self.num_members < FEW_MEMBERS else {}
+        knows_few = self.num_members < FEW_MEMBERS
+        remembered = {**self._told, **self._remembered()} if knows_few else {}
         reached: set[ID] = set()
 
         async def dial(member: PeerInfo) -> None:

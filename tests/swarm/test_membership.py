@@ -48,7 +48,7 @@ def test_the_swarm_outlives_its_bootstrap_node_and_sees_who_joins_and_who_goes_s
     first.signal(signal.SIGKILL)
     bob = worker(start, tmp_path, "bob", ann_state["multiaddrs"][0], "5:8")
     bob.ready()
-    wait_until(lambda: swarm_of(url)["complete"], 5, "bob is seen through ann alone")
+    wait_until(lambda: swarm_of(url)["complete"], 10, "bob is seen through ann alone")
     assert ask(url).status_code == 200
 
     bob.signal(signal.SIGSTOP)
