@@ -31,7 +31,7 @@ class GatewaySettings(BaseSettings):
         None, description="file of known nodes, so that a restart needs no bootstrap node"
     )
     max_streams: int = Field(64, ge=1, description="generations that run at a time")
-    max_queue: int = Field(256, ge=0, description="requests that may wait for a place; then 429")
+    max_queue: int = Field(256, ge=0, description="requests that may wait for a place; then 503")
     step_timeout_seconds: float = Field(
         60.0, gt=0, description="silence after which a worker counts as lost"
     )

@@ -14,7 +14,7 @@ from websockets.asyncio.server import Server, serve
 
 from shared.discovery.directory import Directory
 from shared.discovery.kademlia import KademliaDirectory
-from shared.discovery.multiaddrs import tcp_address
+from shared.discovery.multiaddrs import reachable_host, tcp_address
 from shared.errors import BrigadeError, ConfigError
 from shared.identity import Identity
 from shared.model_files import locate, name_of, read_spec
@@ -161,7 +161,8 @@ class Node:
                 "choose another --port (0 takes any free one)"
             ) from error
         port = next(iter(server.sockets)).getsockname()[1]
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        host = reachable_host(settings.host)
+        host = f"[{host}]" if ":" in host else host
         self.url = settings.public_url or f"ws://{host}:{port}"
         return server
 

@@ -95,7 +95,9 @@ def weight_map(directory: Path) -> dict[str, str]:
         hint = f" ({pickled[0]} is a pickle and never loaded: convert it)" if pickled else ""
         raise ModelError(f"{directory} holds no {SINGLE} nor {INDEX}{hint}") from error
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{directory}: the checkpoint's index does not read: {_first_line(error)}") from error
+        raise ModelError(
+            f"{directory}: the checkpoint's index does not read: {_first_line(error)}"
+        ) from error
 
 
 def needed_keys(skeleton: PreTrainedModel, weights: dict[str, str]) -> dict[str, str]:

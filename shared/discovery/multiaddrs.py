@@ -88,16 +88,22 @@ def value_of(address: Multiaddr, protocol: str) -> str:
     return str(address.value_for_protocol(protocol))
 
 
+def reachable_host(host: str) -> str:
+    """A host to listen on as others may dial it: wildcards become this machine's own address."""
+    kind = next((kind for kind, wildcard in WILDCARDS.items() if wildcard == host), None)
+    return own_address(kind) if kind else host
+
+
 def _made_concrete(address: Multiaddr) -> Multiaddr:
     for kind, wildcard in WILDCARDS.items():
         prefix = f"/{kind}/{wildcard}/"
         if str(address).startswith(prefix):
             rest = str(address).removeprefix(prefix)
-            return Multiaddr(f"/{kind}/{_own_address(kind)}/{rest}")
+            return Multiaddr(f"/{kind}/{own_address(kind)}/{rest}")
     return address
 
 
-def _own_address(kind: str) -> str:
+def own_address(kind: str) -> str:
     """The address this machine would reach the world from. Sends nothing."""
     family = socket.AF_INET if kind == "ip4" else socket.AF_INET6
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
