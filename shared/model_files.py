@@ -56,6 +56,9 @@ def read_spec(directory: Path, name: str) -> ModelSpec:
     """What gateway and workers must agree on. Raises ModelError when config.json is unusable."""
     config = read_config(directory)
     text = config.get("text_config") or config
+    if not isinstance(text, dict):
+        raise ModelError(f"{directory / 'config.json'}: text_config is not a JSON object")
+    text = cast("dict[str, Any]", text)
     spec = ModelSpec(
         name=name,
         revision=revision_of(directory),

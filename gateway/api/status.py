@@ -24,9 +24,10 @@ def swarm_snapshot(
     """What /swarm shows, as plain values. Pure.
 
     `expires_in` is what is left of a worker's lease in seconds, `statuses` what workers last said
-    of their load, `linked` those with a live link.
+    of their load, `linked` those with a live link. A worker that is leaving covers nothing.
     """
-    gaps = uncovered((announcement.span for announcement in view.values()), spec.blocks)
+    staying = {peer: worker for peer, worker in view.items() if not worker.leaving}
+    gaps = uncovered((announcement.span for announcement in staying.values()), spec.blocks)
     workers = sorted(
         view.values(), key=lambda announcement: (announcement.span, announcement.worker)
     )
@@ -43,7 +44,7 @@ def swarm_snapshot(
             )
             for announcement in workers
         ],
-        "coverage": coverage(view, spec.num_blocks),
+        "coverage": coverage(staying, spec.num_blocks),
         "uncovered": [str(gap) for gap in gaps],
         "complete": not gaps,
     }

@@ -47,6 +47,7 @@ def decode(frame: bytes) -> Frame:
         raise ProtocolError(f"header of {length} bytes does not fit a frame of {len(view)} bytes")
     try:
         message = _decode(view[_LENGTH.size : body])
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        # RecursionError: msgspec's, for deep nesting in a field that it would have skipped
         raise ProtocolError(f"header is no message: {error}") from error
     return Frame(message, view[body:])

@@ -8,14 +8,15 @@ costs bounded memory before it counts as lost.
 import asyncio
 import contextlib
 import os
+import socket as sockets
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import structlog
 from websockets.asyncio.client import connect
 from websockets.asyncio.connection import Connection
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.typing import Data
 
 from shared.errors import HandshakeError, PeerUnreachable, ProtocolError
@@ -31,8 +32,13 @@ DIAL_SECONDS = 5.0
 HANDSHAKE_SECONDS = 5.0
 PING_INTERVAL_SECONDS = 4.0
 PING_TIMEOUT_SECONDS = 8.0
+CLOSE_SECONDS = 2.0
+STALL_SECONDS = PING_INTERVAL_SECONDS + PING_TIMEOUT_SECONDS
+"""How long a peer's machine may acknowledge nothing of what we sent, nor make room for more."""
 MAX_UNSENT_BYTES = 256 << 20
 MAX_HANDSHAKE_BYTES = 4096
+MAX_REASON_BYTES = 123
+"""Of a close frame (https://www.rfc-editor.org/rfc/rfc6455#section-5.5)."""
 
 SOCKET_OPTIONS: dict[str, Any] = {
     "compression": None,
@@ -47,6 +53,8 @@ SOCKET_OPTIONS: dict[str, Any] = {
 class Socket(Protocol):
     """What a link needs of a WebSocket: the websockets library's connections have it."""
 
+    @property
+    def transport(self) -> asyncio.Transport: ...
     async def recv(self) -> Data: ...
     async def send(self, message: bytes) -> None: ...
     async def close(self, code: int = 1000, reason: str = "") -> None: ...
@@ -62,6 +70,7 @@ class Link:
         self._unsent: deque[bytes] = deque()
         self._unsent_bytes = 0
         self._wake = asyncio.Event()
+        self._is_hopeless = asyncio.Event()
 
     def post(self, message: Message, payload: bytes | memoryview = b"") -> None:
         """Queue a frame. Raises PeerUnreachable when the link is closed or hopelessly behind."""
@@ -73,7 +82,7 @@ class Link:
             raise PeerUnreachable(f"link to {self.peer} is closed")
         if self._unsent_bytes + len(frame) > MAX_UNSENT_BYTES:
             self.is_open = False
-            self._wake.set()
+            self._is_hopeless.set()  # the writer hangs in a send; this ends the link all the same
             raise PeerUnreachable(f"{self.peer} left {self._unsent_bytes} bytes unread")
         self._unsent.append(frame)
         self._unsent_bytes += len(frame)
@@ -81,19 +90,22 @@ class Link:
 
     async def run(self, on_frame: Callable[["Link", Frame], None]) -> None:
         """Carry frames both ways until the link ends; cut off a peer that breaks the protocol."""
-        writer = asyncio.create_task(self._write())
-        reader = asyncio.create_task(self._read(on_frame))
+        tasks: list[asyncio.Task[Any]] = [
+            asyncio.create_task(self._write()),
+            asyncio.create_task(self._read(on_frame)),
+            asyncio.create_task(self._is_hopeless.wait()),
+        ]
         try:
-            await asyncio.wait((writer, reader), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.is_open = False
-            await self._end(writer, reader)
+            await self._end(tasks)
 
     async def close(self) -> None:
         """End the link politely."""
         self.is_open = False
         self._wake.set()
-        await self._socket.close()
+        await hang_up(self._socket)
 
     async def _read(self, on_frame: Callable[["Link", Frame], None]) -> None:
         with contextlib.suppress(ConnectionClosed):
@@ -102,7 +114,8 @@ class Link:
                     on_frame(self, decode(as_bytes(await self._socket.recv())))
                 except ProtocolError as error:
                     log.warning("peer_broke_protocol", peer=self.peer, error=str(error))
-                    await self._socket.close(1002, str(error)[:120])
+                    self.is_open = False
+                    await hang_up(self._socket, 1002, str(error))
                     return
 
     async def _write(self) -> None:
@@ -115,14 +128,33 @@ class Link:
                     await self._socket.send(frame)
                     self._unsent_bytes -= len(frame)
 
-    async def _end(self, *tasks: asyncio.Task[None]) -> None:
+    async def _end(self, tasks: list[asyncio.Task[Any]]) -> None:
         for task in tasks:
             task.cancel()
         for outcome in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(outcome, Exception):
                 log.error("link_task_failed", peer=self.peer, exc_info=outcome)
-        with contextlib.suppress(ConnectionClosed, OSError):
-            await self._socket.close()
+        await hang_up(self._socket)
+
+
+async def hang_up(socket: Socket, code: int = 1000, reason: str = "") -> None:
+    """Close a WebSocket. `close` alone waits without end for a peer that has stopped reading."""
+    reason = reason.encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await socket.close(code, reason)
+    except (OSError, TimeoutError):
+        socket.transport.abort()
+
+
+def cut_off_when_stalled(socket: Socket) -> None:
+    """Have the kernel end a connection whose other end is gone or reads nothing.
+
+    Pings do not notice while we have more to send than it takes: they queue behind it. On Linux,
+    see tcp(7).
+    """
+    raw = socket.transport.get_extra_info("socket")
+    raw.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_USER_TIMEOUT, int(STALL_SECONDS * 1000))
 
 
 async def shake_hands(socket: Socket, handshake: Handshake) -> PeerId:
@@ -172,6 +204,7 @@ class LinkPool:
         self._links: dict[PeerId, list[Link]] = {}
         self._dials: dict[PeerId, asyncio.Task[Link]] = {}
         self._runs: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     def get(self, peer: PeerId) -> Link | None:
         """The newest open link to a peer."""
@@ -185,11 +218,16 @@ class LinkPool:
         """The link to a peer, dialled once however many ask. Raises PeerUnreachable."""
         if link := self.get(peer):
             return link
+        if self._is_closed:
+            raise PeerUnreachable("all links are being closed")
         dial = self._dials.get(peer)
         if dial is None:
             dial = self._dials[peer] = asyncio.create_task(self._dial(peer, url))
             dial.add_done_callback(lambda done: self._dial_done(peer, done))
-        return await asyncio.shield(dial)  # one caller's cancellation must not fail the others
+        await asyncio.wait({dial})  # one caller's cancellation must not fail the others
+        if dial.cancelled():
+            raise PeerUnreachable(f"{peer} at {url}: all links are being closed")
+        return dial.result()
 
     async def accept(self, socket: Connection) -> None:
         """Serve an inbound WebSocket to its end."""
@@ -197,32 +235,34 @@ class LinkPool:
             link = await self._prove(socket, "listener", None)
         except ProtocolError as error:
             log.warning("handshake_refused", remote=str(socket.remote_address), error=str(error))
-            await socket.close(1008, str(error)[:120])
+            await hang_up(socket, 1008, str(error))
             return
         await self._serve(link)
 
     async def close(self) -> None:
-        """End every link and every dial."""
-        tasks: list[Awaitable[object]] = [*self._dials.values(), *self._runs]
-        for dial in self._dials.values():
+        """End every link and every dial, and dial no more."""
+        self._is_closed = True
+        dials = list(self._dials.values())
+        for dial in dials:
             dial.cancel()
-        await asyncio.gather(
-            *(link.close() for links in self._links.values() for link in links),
-            return_exceptions=True,
-        )
-        await asyncio.gather(*tasks, return_exceptions=True)
+        closes = [link.close() for links in self._links.values() for link in links]
+        await asyncio.gather(*closes, *dials, *self._runs, return_exceptions=True)
 
     async def _dial(self, peer: PeerId, url: str) -> Link:
         try:
             async with asyncio.timeout(DIAL_SECONDS + HANDSHAKE_SECONDS):
                 socket = await connect(url, open_timeout=DIAL_SECONDS, proxy=None, **SOCKET_OPTIONS)
-        except (OSError, TimeoutError, InvalidHandshake, InvalidURI) as error:
+        except (OSError, TimeoutError, ValueError, WebSocketException) as error:
+            # ValueError: hosts that are no names, which URLs may contain
             raise PeerUnreachable(f"{peer} at {url}: {error or 'timed out'}") from error
         try:
             link = await self._prove(socket, "dialler", peer)
         except ProtocolError as error:
-            await socket.close(1008, str(error)[:120])
+            await hang_up(socket, 1008, str(error))
             raise PeerUnreachable(f"{peer} at {url}: {error}") from error
+        except asyncio.CancelledError:
+            socket.transport.abort()
+            raise
         run = asyncio.create_task(self._serve(link))
         self._runs.add(run)
         run.add_done_callback(self._runs.discard)
@@ -234,6 +274,7 @@ class LinkPool:
             dial.exception()  # every waiter may be gone; then nobody else looks at it
 
     async def _prove(self, socket: Socket, side: Side, expected: PeerId | None) -> Link:
+        cut_off_when_stalled(socket)
         handshake = Handshake(
             self.identity, self.swarm, side, nonce=os.urandom(32), expected=expected
         )

@@ -74,3 +74,9 @@ def test_a_swarm_is_ready_when_no_block_lacks_a_worker():
     assert readiness(snapshot(hosts(ann, 0, 8), hosts(bob, 16, 20))) == (
         "No worker hosts blocks 8:16, 20:24 of acme/tiny."
     )
+
+
+def test_a_worker_that_is_leaving_is_listed_but_covers_nothing():
+    shown = snapshot(hosts(ann, 0, SPEC.num_blocks, leaving=True))
+    assert len(shown["workers"]) == 1
+    assert shown["uncovered"] == [f"0:{SPEC.num_blocks}"]

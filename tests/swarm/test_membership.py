@@ -58,7 +58,7 @@ def test_the_swarm_outlives_its_bootstrap_node_and_sees_who_joins_and_who_goes_s
 
     bob.signal(signal.SIGTERM)
     assert bob.exit_code(20) == 0
-    wait_until(lambda: not swarm_of(url)["complete"], 2, "a worker that leaves is gone at once")
+    wait_until(lambda: not swarm_of(url)["complete"], 2, "a worker that leaves covers nothing")
     gateway.signal(signal.SIGTERM)
     assert gateway.exit_code(20) == 0
 
