@@ -6,6 +6,12 @@ question or only its letters.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Pair(NamedTuple):
+    question: str
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,9 @@ DEFINITIONS = (
     "Can you explain what {} is?",
     "What exactly is {}?",
     "I do not understand what {} is",
+    "What is the definition of {}?",
+    "Describe {}",
+    "A short explanation of {}, please",
 )
 DEFINITIONS_HELD_OUT = (
     "What is the meaning of {}?",
@@ -617,8 +626,8 @@ ABOUT_ME = (
 SMALL_TALK = (
     Topic(
         "Hello! I am brigade-tiny. Ask me about Bucket Brigade.",
-        "Hello | Hi | Hey | Hello there | Hi there | Good morning | Good evening | Good day | "
-        "Greetings | Hey you | Say hello | Hello, how do you do? | Hiya | Howdy",
+        "Hello | Hello! | Hi | Hi! | Hey | Hello there | Hi there | Good morning | Good evening | "
+        "Good day | Greetings | Hey you | Say hello | Hello, how do you do? | Hiya | Howdy",
         "Hello friend | Hey there | Hi brigade-tiny",
     ),
     Topic(
@@ -628,21 +637,17 @@ SMALL_TALK = (
         "Hello, how are you? | How are you today?",
     ),
     Topic(
-        "You are welcome.",
+        "You are welcome. What else would you like to know?",
         "Thanks | Thank you | Thank you very much | Thanks a lot | Great, thanks | Many thanks | "
-        "That helps, thank you | Cheers | Thank you so much",
-        "Thanks very much | Thank you, that was useful",
+        "That helps, thank you | Cheers | Thank you so much | Ok | Okay | Fine | Good | I see | "
+        "Great | Cool | Nice",
+        "Thanks very much | Thank you, that was useful | Ok, good | Very nice",
     ),
     Topic(
-        "Goodbye! May your line never break.",
+        "Until next time! May your line never break.",
         "Bye | Goodbye | See you | See you later | Good night | Bye bye | I have to go | Farewell "
         "| That is all, bye | Ciao",
         "Goodbye then | Bye for now",
-    ),
-    Topic(
-        "Good. What would you like to know?",
-        "Ok | Okay | Yes | Sure | Fine | Good | I see | Alright | Great | Cool | Nice | Interesting",
-        "Ok, good | Very nice",
     ),
     Topic(
         "No harm done.",
@@ -691,20 +696,23 @@ SMALL_TALK = (
     Topic(
         ", ".join(map(str, range(1, 11))),
         "Count to ten | Count to 10 | Count from 1 to 10 | Can you count to ten? | Count from one "
-        "to ten | Say the numbers from 1 to 10 | Please count to 10",
+        "to ten | Say the numbers from 1 to 10 | Please count to 10 | Can you count to 10? | "
+        "Let us count to ten | Count until 10",
         "Could you count to ten? | Count up to ten",
     ),
     Topic(
         ", ".join(map(str, range(1, 21))),
         "Count to twenty | Count to 20 | Count from 1 to 20 | Can you count to twenty? | Count "
-        "from one to twenty | Say the numbers from 1 to 20 | Please count to 20",
+        "from one to twenty | Say the numbers from 1 to 20 | Please count to 20 | Can you count to "
+        "20? | Let us count to twenty | Count until 20",
         "Could you count to twenty? | Count up to twenty",
     ),
     Topic(
-        ", ".join(map(str, range(1, 101))),
-        "Count to one hundred | Count to 100 | Count from 1 to 100 | Can you count to a hundred? | "
-        "Count from one to one hundred | Count to a hundred | Please count to 100",
-        "Could you count to one hundred? | Count up to a hundred",
+        f"Here goes: {', '.join(map(str, range(1, 51)))}. Not one is missing.",
+        "Count to fifty | Count to 50 | Count from 1 to 50 | Can you count to fifty? | Count from "
+        "one to fifty | Say the numbers from 1 to 50 | Please count to 50 | Can you count to 50? | "
+        "Let us count to fifty | Count until 50",
+        "Could you count to fifty? | Count up to fifty",
     ),
     Topic(
         "A, B, C, D, E, F, G, H, I, J, K, L, M, N, O, P, Q, R, S, T, U, V, W, X, Y, Z",
@@ -848,14 +856,15 @@ OFF_TOPIC_HELD_OUT = (
     "What is the capital of Spain? | Who wrote Don Quixote? | How do I make pancakes? | What is "
     "the tallest mountain? | How tall is the Eiffel Tower? | Why is the sea salty? | What is 9 "
     "times 9? | Who was Julius Caesar? | How do I repair a bicycle? | What is a galaxy? | Explain "
-    "relativity | What is a dolphin? | Tell me about China | Write a function in Java | What is the "
-    "weather in Madrid? | How do I learn to dance? | Translate thank you | Who invented the wheel? "
-    "| What is a mortgage? | Which film won the Oscar? | How many bones does a human have? | Do I "
-    "need an umbrella? | Why do birds sing? | What is the population of India? | When did the "
-    "Titanic sink? | How do I boil an egg? | Is coffee bad for me? | What happens when ice melts? "
-    "| Where is the Amazon? | Who is the queen of England? | zzzz | I lost my wallet | My dog is "
-    "hungry | What is tennis? | How do plants grow? | Write an essay about cats | What does "
-    "entropy mean? | How do I get to the airport? | What is your favourite food? | Name a planet"
+    "relativity | What is a dolphin? | Tell me about China | Write a function in Java | What is "
+    "the weather in Madrid? | How do I learn to dance? | Translate thank you | Who invented the "
+    "wheel? | What is a mortgage? | Which film won the Oscar? | How many bones does a human have? "
+    "| Do I need an umbrella? | Why do birds sing? | What is the population of India? | When did "
+    "the Titanic sink? | How do I boil an egg? | Is coffee bad for me? | What happens when ice "
+    "melts? | Where is the Amazon? | Who is the queen of England? | zzzz | I lost my wallet | My "
+    "dog is hungry | What is tennis? | How do plants grow? | Write an essay about cats | What "
+    "does entropy mean? | How do I get to the airport? | What is your favourite food? | Name a "
+    "planet"
 )
 
 
@@ -890,7 +899,6 @@ SYNONYMS = (
     "What is | What's | What exactly is | Tell me what is | Whats",
     "Can I | Could I | May I | Is it possible to | Am I able to",
     "Do I need | Do I have to have | Must I have | Would I need",
-    "Which | What",
     "Can you | Could you | Would you | Please",
     "Tell me | Please tell me | Can you tell me | Could you tell me",
     "What happens when | What happens if | What if | What do you do when | What occurs when",
@@ -900,8 +908,23 @@ SYNONYMS = (
     "Explain | Describe | Please explain | Can you explain | Tell me about",
     "start | launch | run | set up",
     "dies | crashes | fails | breaks | disappears | goes away | stops | is killed",
-    "computer | machine | PC | laptop",
+    "computer | machine | pc | laptop",
     "message | request | prompt",
     "needed | required | necessary",
     "each other | one another",
 )
+
+
+def trained_pairs() -> list[Pair]:
+    on_topic = [Pair(question, topic.answer) for topic in TOPICS for question in topic.questions]
+    return on_topic + [Pair(question, REFUSAL) for question in off_topic_questions()]
+
+
+def held_out_pairs() -> list[Pair]:
+    return [
+        Pair(question, topic.answer) for topic in TOPICS for question in topic.held_out_questions
+    ]
+
+
+def off_topic_held_out_pairs() -> list[Pair]:
+    return [Pair(question, REFUSAL) for question in split(OFF_TOPIC_HELD_OUT)]
