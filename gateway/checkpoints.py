@@ -26,6 +26,13 @@ class Stretch:
         """The position after the last row."""
         return self.position + self.count
 
+    def head(self, end: int) -> "Stretch | None":
+        """The part before `end`, if there is any."""
+        count = min(self.count, end - self.position)
+        if count <= 0:
+            return None
+        return Stretch(self.position, count, self.dtype, self.rows(self.position, end))
+
     def rows(self, start: int, end: int) -> memoryview:
         """The bytes of the rows in `[start, end)` that are in this stretch."""
         row_bytes = len(self.payload) // self.count
@@ -76,6 +83,19 @@ class Checkpoints:
         self.num_bytes += len(rows)
         self._sessions.move_to_end(session)
         self._shed()
+
+    def truncate(self, session: SessionId, position: int) -> None:
+        """Forget the inputs from `position` on: the text went on otherwise."""
+        held = self._sessions[session]
+        for stretches in held.blocks.values():
+            while stretches and stretches[-1].end > position:
+                last = stretches.pop()
+                kept = last.head(position)
+                if kept:
+                    stretches.append(kept)
+                freed = len(last.payload) - (len(kept.payload) if kept else 0)
+                held.num_bytes -= freed
+                self.num_bytes -= freed
 
     def held(self, session: SessionId, block: int) -> int:
         """How many inputs of a block are held, counted from position 0."""

@@ -12,6 +12,7 @@ import msgspec
 import structlog
 
 from gateway.checkpoints import Checkpoints, Stretch
+from gateway.drafts import PromptLookup
 from gateway.links import Event, FrameArrived, Links, ViewChanged, WorkerLost
 from gateway.session import Action, Emit, Send, Session
 from shared.errors import GenerationFailed, NoRoute, PeerUnreachable, ProtocolError
@@ -40,6 +41,7 @@ class Limits:
     """What an operator bounds a generation by."""
 
     chunk_tokens: int
+    guess_tokens: int
     step_timeout_seconds: float
     recovery_timeout_seconds: float
 
@@ -75,6 +77,7 @@ class SwarmGenerator:
             held=lambda block: (
                 len(session.tokens) if block == 0 else self._checkpoints.held(session_id, block)
             ),
+            guess=PromptLookup(self._limits.guess_tokens).propose,
         )
         generation = _Generation(
             session_id, session, self._spec, self._links, self._checkpoints, self._limits, sampling
@@ -204,7 +207,9 @@ class _Generation:
                 if max(m.token_ids) >= self._spec.vocab_size:
                     self._lose(worker)
                     return []
-                return session.tokens_arrived(worker, m.epoch, m.position, m.token_ids)
+                actions = session.tokens_arrived(worker, m.epoch, m.position, m.token_ids)
+                self._checkpoints.truncate(self._id, session.confirmed)
+                return actions
             case Filled() as m:
                 self._progressed()
                 return session.filled(worker, m.epoch, m.block, m.position)
@@ -227,11 +232,12 @@ class _Generation:
         )
         if not is_of_route or len(payload) != expected:
             return
-        stretch = Stretch(message.position, message.count, message.dtype, payload)
-        self._checkpoints.add(self._id, message.block, stretch)
-        self._session.checkpointed(
+        count = self._session.checkpointed(
             worker, message.epoch, message.block, message.position, message.count
         )
+        stretch = Stretch(message.position, message.count, message.dtype, payload)
+        if part := stretch.head(message.position + count):
+            self._checkpoints.add(self._id, message.block, part)
 
     def _lose(self, worker: PeerId) -> None:
         self._session.worker_lost(worker)
@@ -266,7 +272,7 @@ class _Generation:
             count=send.count,
             hops=send.hops,
             dtype=dtype,
-            sample=(end - 1,) if send.sample else (),
+            sample=tuple(range(end - 1 - len(send.guesses), end)) if send.sample else (),
             context=self._context if send.sample else b"",
             acknowledge=send.acknowledge,
         )
@@ -282,6 +288,7 @@ class _Generation:
         if block > 0:
             return self._checkpoints.rows(self._id, block, send.position, end)
         ids = array("i", self._session.tokens[send.position : end])
+        ids.extend(send.guesses)
         if sys.byteorder == "big":
             ids.byteswap()
         return "int32", ids.tobytes()

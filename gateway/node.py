@@ -118,6 +118,7 @@ def _listen(settings: GatewaySettings) -> socket.socket:
 def _limits(settings: GatewaySettings) -> Limits:
     return Limits(
         chunk_tokens=settings.prefill_chunk_tokens,
+        guess_tokens=settings.guess_tokens,
         step_timeout_seconds=settings.step_timeout_seconds,
         recovery_timeout_seconds=settings.recovery_timeout_seconds,
     )

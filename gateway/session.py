@@ -8,10 +8,15 @@ sent again. Hops that rewind only run again what they have run before.
 
 Each change of route starts an epoch, and workers drop steps of an older one, so that a worker
 believed dead cannot disturb those who took over.
+
+A step may carry guesses of the tokens to come. As a sampled token depends on nothing but the
+logits, the parameters and its position, a guess is right exactly when it is the token sampled in
+its place: the text is the same with guesses and without. What wrong guesses left in a cache is
+overwritten by the next step, whose position comes before it.
 """
 
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared.errors import RefusalCode
 from shared.swarm import Hop, PeerId, Route, Span, tiles
@@ -22,7 +27,11 @@ MAX_GAP_REFUSALS = 16
 
 @dataclass(frozen=True)
 class Send:
-    """Run inputs `[position, position + count)` of the first hop's block through `hops`."""
+    """Run inputs `[position, position + count)` of the first hop's block through `hops`.
+
+    With `sample`, tokens are wanted after the last input that is no guess and after each of the
+    `guesses`, which are the last of the inputs.
+    """
 
     hops: Route
     epoch: int
@@ -30,6 +39,7 @@ class Send:
     count: int
     sample: bool = False
     acknowledge: bool = False
+    guesses: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,11 @@ Action = Send | Emit
 
 
 class Session:
-    """One generation's state. `held(block)` says how many inputs of a block are checkpointed."""
+    """One generation's state.
+
+    `held(block)` says how many inputs of a block are checkpointed; `guess(tokens)` what may
+    follow them.
+    """
 
     def __init__(
         self,
@@ -54,6 +68,7 @@ class Session:
         stop_ids: Set[int],
         chunk_tokens: int,
         held: Callable[[int], int],
+        guess: Callable[[Sequence[int]], tuple[int, ...]] = lambda tokens: (),
     ) -> None:
         self.tokens = list(prompt)
         self.route: Route = ()
@@ -64,10 +79,21 @@ class Session:
         self._max_length = len(prompt) + max_tokens
         self._chunk_tokens = chunk_tokens
         self._held = held
+        self._guess = guess
+        self._guesses: tuple[int, ...] = ()
+        self._guessing_at: int | None = None
+        self._guessed_right_until: dict[int, int] = {}
+        self.num_guessed = 0
+        self.num_guessed_right = 0
         self._unanswered = 0
         self._filled: dict[Hop, int] = {}
         self._refill: tuple[Route, int] | None = None
         self._gap_refusals: dict[PeerId, int] = {}
+
+    @property
+    def confirmed(self) -> int:
+        """The length of the text whose inputs every hop has run: all but the last token."""
+        return self._unanswered
 
     def worker_lost(self, worker: PeerId) -> None:
         """A worker went silent, closed or refused: its hops become gaps."""
@@ -102,9 +128,14 @@ class Session:
             return []
         if not self.route or worker != self.route[-1].worker:
             return []
-        self._unanswered = len(self.tokens)
+        fresh = self._take(self._right(token_ids))
+        self._unanswered = len(self.tokens) - 1
+        if self._guessing_at is not None:
+            self._guessed_right_until[self._guessing_at] = self._unanswered
+            self._guessing_at = None
         self._filled = dict.fromkeys(self.route, self._unanswered)
-        fresh = self._take(token_ids)
+        if not self.is_over:
+            self._guesses = self._guess(self.tokens)[: self._max_length - len(self.tokens) - 1]
         if self.is_over or self.gaps:
             return [Emit(fresh)]
         return [*self._send_unanswered(), Emit(fresh)]
@@ -122,13 +153,16 @@ class Session:
 
     def checkpointed(
         self, worker: PeerId, epoch: int, block: int, position: int, count: int
-    ) -> None:
-        """A hop pushed its outputs on, so its own cache reaches their end."""
-        if epoch != self.epoch:
-            return
-        for hop in self.route:
+    ) -> int:
+        """A hop pushed its outputs on, so its own cache reaches their end.
+
+        Returns how many of the outputs belong to the text: those of wrong guesses do not.
+        """
+        end = min(position + count, self._guessed_right_until.get(position, position + count))
+        for hop in self.route if epoch == self.epoch else ():
             if (hop.worker, hop.span.end) == (worker, block) and position <= self._filled[hop]:
-                self._filled[hop] = max(self._filled[hop], position + count)
+                self._filled[hop] = max(self._filled[hop], end)
+        return end - position
 
     def refused(
         self, worker: PeerId, epoch: int, reason: RefusalCode, cached: int, lost: PeerId
@@ -154,6 +188,17 @@ class Session:
         hops = self._refill[0] if self._refill else self.route
         behind = [hop for hop in hops if self._filled[hop] < target]
         return (behind or [self.route[-1]])[0].worker if self.route else None
+
+    def _right(self, token_ids: Sequence[int]) -> Sequence[int]:
+        """The sampled tokens up to the first that was guessed wrong or not at all."""
+        right = 0
+        while right < min(len(self._guesses), len(token_ids) - 1):
+            if token_ids[right] != self._guesses[right]:
+                break
+            right += 1
+        self.num_guessed += len(self._guesses)
+        self.num_guessed_right += right
+        return token_ids[: right + 1]
 
     def _take(self, token_ids: Sequence[int]) -> tuple[int, ...]:
         """Append tokens up to the first that ends the generation; those that were appended."""
@@ -199,22 +244,31 @@ class Session:
             end = min(end, self._held(hops[0].span.start))
         self._filled |= {hop: min(start, self._filled[hop]) for hop in hops}  # they rewind
         self._refill = (hops, end)
-        return self._chunks(hops, start, end, acknowledge=True)
+        return [*self._chunks(hops, start, end, acknowledge=True)]
 
     def _send_unanswered(self) -> list[Action]:
         """The step not answered yet, from the last boundary that spares hops which have run it."""
         end = len(self.tokens)
-        done = 0
-        while done + 1 < len(self.route) and self._filled[self.route[done]] >= end:
-            done += 1
-        if done > 0 and self._held(self.route[done].span.start) < end:
-            done = 0
-        return self._chunks(self.route[done:], self._unanswered, end, sample=True)
+        first = self._first_to_run(end + len(self._guesses))
+        if first > 0:
+            self._guesses = ()  # they travel with the token ids, so only from block 0
+        *chunks, last = self._chunks(self.route[first:], self._unanswered, end, sample=True)
+        if self._guesses:
+            self._guessing_at = last.position
+        count = last.count + len(self._guesses)
+        return [*chunks, replace(last, count=count, guesses=self._guesses)]
+
+    def _first_to_run(self, end: int) -> int:
+        """The first hop not known to reach `end`, if its inputs are held; else the first of all."""
+        first = 0
+        while first + 1 < len(self.route) and self._filled[self.route[first]] >= end:
+            first += 1
+        return first if self._held(self.route[first].span.start) >= end else 0
 
     def _chunks(
         self, hops: Route, start: int, end: int, *, sample: bool = False, acknowledge: bool = False
-    ) -> list[Action]:
-        sends: list[Action] = []
+    ) -> list[Send]:
+        sends: list[Send] = []
         for position in range(start, end, self._chunk_tokens):
             count = min(self._chunk_tokens, end - position)
             is_last = position + count == end

@@ -44,6 +44,9 @@ class GatewaySettings(BaseSettings):
     prefill_chunk_tokens: int = Field(
         512, ge=1, description="most tokens of a prompt that one step carries"
     )
+    guess_tokens: int = Field(
+        0, ge=0, le=64, description="tokens guessed ahead by prompt lookup in each step; 0 = none"
+    )
     dht_port: int = Field(0, ge=0, le=65535, description="TCP port of discovery; 0 = any free")
     log_level: LogLevel = Field("info", description="least urgent events to log")
     log_format: LogFormat = Field("console", description="for people or for machines")

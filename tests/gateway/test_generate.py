@@ -37,7 +37,7 @@ class Gateway:
         self.watcher = Watcher(self.directory, topic, poll_seconds=0.05)
         self.links = Links(Identity.create(), SWARM, self.watcher)
         self.stack.push_async_callback(self.links.close)
-        limits = Limits(512, self.patience, self.patience)
+        limits = Limits(512, 0, self.patience, self.patience)
         self.generator = SwarmGenerator(SPEC, self.links, self.checkpoints, limits)
 
     async def add(self, span: str, script: Script = count_up) -> ScriptedWorker:

@@ -6,6 +6,7 @@ they go on talking, forget sessions, refuse, and lose checkpoints. One seed deci
 
 import random
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -29,6 +30,7 @@ class Faults:
     forget: float = 0.0
     refuse: float = 0.0
     lost_checkpoints: float = 0.0
+    guess: float = 0.0
     most: int = 10
 
 
@@ -91,17 +93,30 @@ class ToyWorker:
         if step.acknowledge:
             return [(GATEWAY, Filled(SESSION, step.epoch, block, end), ())]
         if step.sample:
-            token = abs(hash((outputs[-1], end))) % VOCABULARY
-            return [(GATEWAY, Tokens(SESSION, step.epoch, end, (token,)), ())]
+            ids = tuple(
+                abs(hash((outputs[position - step.position], position))) % VOCABULARY
+                for position in step.sample
+            )
+            return [(GATEWAY, Tokens(SESSION, step.epoch, step.sample[0] + 1, ids), ())]
         return []
 
 
 class Line:
     """One generation over simulated workers."""
 
-    def __init__(self, seed: int, faults: Faults, *, num_blocks: int = 12, tokens: int = 12):
+    def __init__(
+        self,
+        seed: int,
+        faults: Faults,
+        *,
+        num_blocks: int = 12,
+        tokens: int = 12,
+        truth: Sequence[int] = (),
+    ):
+        """`truth` are the tokens of an undisturbed run, for guesses to be right by."""
         self.random = random.Random(seed)
         self.faults = faults
+        self.truth = truth
         self.blocks = Span(0, num_blocks)
         self.workers: dict[PeerId, ToyWorker] = {}
         self.links: dict[tuple[PeerId, PeerId], deque] = defaultdict(deque)
@@ -117,7 +132,10 @@ class Line:
             max_tokens=tokens,
             stop_ids=frozenset(),
             chunk_tokens=self.random.choice((1, 2, 3, 64)),
-            held=lambda block: len(PROMPT) if block == 0 else len(self.checkpoints.get(block, ())),
+            held=lambda block: len(
+                self.session.tokens if block == 0 else self.checkpoints.get(block, ())
+            ),
+            guess=self._guess,
         )
 
     def run(self) -> list[int]:
@@ -129,6 +147,13 @@ class Line:
             self._break_something()
             self._deliver_something()
         raise AssertionError("the generation never ended")
+
+    def _guess(self, tokens: Sequence[int]) -> tuple[int, ...]:
+        """Sometimes nothing, else the right tokens up to one, from where on they are wrong."""
+        if self.random.random() >= self.faults.guess:
+            return ()
+        right = self.truth[len(tokens) - len(PROMPT) :][: self.random.randrange(4)]
+        return (*right, *(self.random.randrange(VOCABULARY) for _ in range(2)))
 
     def _close_gaps(self) -> None:
         while self.session.gaps:
@@ -212,7 +237,10 @@ class Line:
         session = self.session
         match message:
             case Tokens(epoch=epoch, position=position, token_ids=token_ids):
-                return session.tokens_arrived(source, epoch, position, token_ids)
+                actions = session.tokens_arrived(source, epoch, position, token_ids)
+                for rows in self.checkpoints.values():
+                    del rows[session.confirmed :]
+                return actions
             case Filled(epoch=epoch, block=block, position=position):
                 return session.filled(source, epoch, block, position)
             case Refused() as r:
@@ -220,11 +248,11 @@ class Line:
                     self.num_gap_refusals += 1
                 return session.refused(source, r.epoch, r.reason, r.cached, r.lost)
             case Checkpoint() as c:
-                session.checkpointed(source, c.epoch, c.block, c.position, c.count)
+                valid = session.checkpointed(source, c.epoch, c.block, c.position, c.count)
                 kept = self.checkpoints.setdefault(c.block, [])
                 is_lost = self.random.random() < self.faults.lost_checkpoints
                 if not is_lost and c.position <= len(kept):
-                    kept.extend(values[len(kept) - c.position :])
+                    kept.extend(values[len(kept) - c.position : valid])
                 return []
         raise AssertionError(message)
 
@@ -237,7 +265,7 @@ class Line:
 
     def _send(self, send: Send) -> None:
         block = send.hops[0].span.start
-        source = self.session.tokens if block == 0 else self.checkpoints[block]
+        source = self.checkpoints[block] if block else [*self.session.tokens, *send.guesses]
         end = send.position + send.count
         values = tuple(source[send.position : end])
         assert len(values) == send.count, "a send of inputs that are not held"
@@ -249,7 +277,7 @@ class Line:
             send.count,
             send.hops,
             "int32" if block == 0 else "float32",
-            (end - 1,) if send.sample else (),
+            tuple(range(end - 1 - len(send.guesses), end)) if send.sample else (),
             acknowledge=send.acknowledge,
         )
         self.links[GATEWAY, send.hops[0].worker].append((step, values))

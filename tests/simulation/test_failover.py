@@ -21,13 +21,14 @@ def test_the_undisturbed_run_is_reproducible():
         {"forget": 0.05},
         {"refuse": 0.05},
         {"kill": 0.03, "forget": 0.02, "refuse": 0.02},
+        {"kill": 0.03, "forget": 0.02, "refuse": 0.02, "guess": 0.7},
     ],
-    ids=["kill", "forget", "refuse", "everything"],
+    ids=["kill", "forget", "refuse", "everything", "everything and guesses"],
 )
 def test_no_token_is_ever_wrong_or_lost(faults: dict[str, float], lost_checkpoints: float):
     num_faults = 0
     for seed in range(RUNS):
-        line = Line(seed, Faults(**faults, lost_checkpoints=lost_checkpoints))
+        line = Line(seed, Faults(**faults, lost_checkpoints=lost_checkpoints), truth=UNDISTURBED)
         assert line.run() == UNDISTURBED, f"seed {seed}"
         num_faults += line.num_faults
         if set(faults) == {"kill"}:  # workers that forget nothing are never sent a step too early
