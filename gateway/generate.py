@@ -1,6 +1,7 @@
 """The shell of a generation: feeds a Session what happens and performs what it asks for."""
 
 import asyncio
+import hashlib
 import os
 import sys
 import time
@@ -14,6 +15,7 @@ import structlog
 from gateway.checkpoints import Checkpoints, Stretch
 from gateway.drafts import PromptLookup
 from gateway.links import Event, FrameArrived, Links, ViewChanged, WorkerLost
+from gateway.prefixes import KnownPrefixes, page_keys
 from gateway.session import Action, Emit, Send, Session
 from shared.errors import GenerationFailed, NoRoute, PeerUnreachable, ProtocolError
 from shared.routing import plan_route
@@ -21,6 +23,7 @@ from shared.swarm import ModelSpec, PeerId, Route, SessionId, Span
 from shared.wire.codec import Frame
 from shared.wire.messages import (
     DTYPE_BYTES,
+    PREFIX_PAGE_TOKENS,
     Checkpoint,
     Filled,
     PayloadDtype,
@@ -32,6 +35,7 @@ from shared.wire.messages import (
 
 log = structlog.get_logger()
 
+SECRET_BYTES = 32
 FORGIVE_SECONDS = 5.0
 """How long one session keeps away from a worker that failed it."""
 
@@ -56,6 +60,8 @@ class SwarmGenerator:
         self._links = links
         self._checkpoints = checkpoints
         self._limits = limits
+        self._prefixes = KnownPrefixes()
+        self._secret = os.urandom(SECRET_BYTES)
 
     async def generate(
         self,
@@ -64,23 +70,36 @@ class SwarmGenerator:
         sampling: Sampling,
         max_tokens: int,
         stop_ids: frozenset[int],
+        tenant: str = "",
     ) -> AsyncGenerator[int, None]:
-        """See gateway.generation.Generator."""
+        """See gateway.generation.Generator. Prefixes are reused within a `tenant` only."""
         session_id = SessionId(os.urandom(16))
         self._checkpoints.open(session_id)
+
+        def held(block: int) -> int:
+            if block == 0:
+                return len(session.tokens)
+            return self._checkpoints.held(session_id, block)
+
         session = Session(
             prompt,
             self._spec.blocks,
             max_tokens=max_tokens,
             stop_ids=stop_ids,
             chunk_tokens=self._limits.chunk_tokens,
-            held=lambda block: (
-                len(session.tokens) if block == 0 else self._checkpoints.held(session_id, block)
-            ),
+            held=held,
             guess=PromptLookup(self._limits.guess_tokens).propose,
         )
         generation = _Generation(
-            session_id, session, self._spec, self._links, self._checkpoints, self._limits, sampling
+            session_id,
+            session,
+            self._spec,
+            self._links,
+            self._checkpoints,
+            self._limits,
+            sampling,
+            self._prefixes,
+            hashlib.blake2b(tenant.encode(), key=self._secret).digest(),
         )
         try:
             while not session.is_over:
@@ -102,6 +121,8 @@ class _Generation:
         checkpoints: Checkpoints,
         limits: Limits,
         sampling: Sampling,
+        prefixes: KnownPrefixes,
+        salt: bytes,
     ) -> None:
         self._id = session_id
         self._session = session
@@ -114,6 +135,11 @@ class _Generation:
         self._touched: set[PeerId] = set()
         self._avoided_until: dict[PeerId, float] = {}
         self._last_progress = time.monotonic()
+        self._prefixes = prefixes
+        self._salt = salt
+        # at least one token has to run, or there would be nothing to sample from
+        self._page_keys = page_keys(salt, session.tokens[:-1])
+        self._reused = 0
         self._log = log.bind(session=session_id.hex()[:8])
 
     async def advance(self) -> list[int]:
@@ -132,8 +158,10 @@ class _Generation:
         return self._perform(self._handle(event))
 
     def close(self) -> None:
-        """Free the session everywhere."""
-        self._links.close_session(self._id, self._touched)
+        """Free the session everywhere; its route may keep what it has read for a text like it."""
+        keys = page_keys(self._salt, self._session.tokens[: self._session.confirmed])
+        self._prefixes.remember(self._session.route, keys)
+        self._links.close_session(self._id, self._touched, keys)
         self._checkpoints.drop(self._id)
 
     def _patience(self) -> float:
@@ -172,7 +200,9 @@ class _Generation:
             self._log.debug("rerouted", span=str(gap), hops=[str(hop.span) for hop in hops])
             self._touched |= {hop.worker for hop in hops}
             self._progressed()
-            self._perform(self._session.rerouted(gap, hops))
+            if not self._session.route:
+                self._reused = self._prefixes.reusable(hops, self._page_keys)
+            self._perform(self._session.rerouted(gap, hops, reused=self._reused))
         return True
 
     def _plan(self, gap: Span) -> Route:
@@ -218,12 +248,21 @@ class _Generation:
                 self._keep(worker, m, frame.payload)
             case Refused() as m:
                 self._log.info("step_refused", worker=worker, reason=m.reason, detail=m.detail)
+                self._has_less(worker, m)
                 actions = session.refused(worker, m.epoch, m.reason, m.cached, m.lost)
                 self._avoid_if_lost(m.lost if m.reason == "next_unreachable" else worker)
                 return actions
             case message:
                 raise ProtocolError(f"{type(message).__name__} is not about a session")
         return []
+
+    def _has_less(self, worker: PeerId, refused: Refused) -> None:
+        """A hop that has less of the prefix than we thought: the others' part is worth nothing."""
+        if refused.reason == "position_gap" and refused.cached < self._reused:
+            for hop in self._session.route:
+                if hop.worker == worker:
+                    kept = refused.cached // PREFIX_PAGE_TOKENS
+                    self._prefixes.forget(hop, self._page_keys[kept:])
 
     def _keep(self, worker: PeerId, message: Checkpoint, payload: memoryview) -> None:
         expected = message.count * self._spec.hidden_size * DTYPE_BYTES[message.dtype]
@@ -275,6 +314,7 @@ class _Generation:
             sample=tuple(range(end - 1 - len(send.guesses), end)) if send.sample else (),
             context=self._context if send.sample else b"",
             acknowledge=send.acknowledge,
+            prefix=self._page_keys if send.position <= self._reused else (),
         )
         try:
             self._links.post(send.hops, step, payload)

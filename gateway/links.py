@@ -90,12 +90,14 @@ class Links:
         inbox = self._inboxes[session] = Inbox()
         return inbox
 
-    def close_session(self, session: SessionId, workers: Iterable[PeerId]) -> None:
-        """Free a session here and on the workers that know it."""
+    def close_session(
+        self, session: SessionId, workers: Iterable[PeerId], page_keys: tuple[bytes, ...]
+    ) -> None:
+        """Free a session here and on the workers that know it; they may keep its first pages."""
         del self._inboxes[session]
         for worker in workers:
             if link := self._pool.get(worker):
-                _post_quietly(link, Close(session))
+                _post_quietly(link, Close(session, page_keys))
 
     def linked(self) -> Set[PeerId]:
         """The workers an open link leads to."""

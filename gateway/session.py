@@ -108,8 +108,14 @@ class Session:
             for hop in self.route
         )
 
-    def rerouted(self, gap: Span, hops: Route) -> list[Action]:
-        """Other workers take over a gap. Nothing is sent before the last gap is closed."""
+    def rerouted(self, gap: Span, hops: Route, *, reused: int = 0) -> list[Action]:
+        """Other workers take over a gap. Nothing is sent before the last gap is closed.
+
+        The first `reused` positions, fewer than there are tokens, should be in their caches
+        already, kept from another session; a hop that has fewer will refuse and be refilled.
+        """
+        if not self.route:
+            self._unanswered = reused
         assert gap in self.gaps
         assert tiles(hops, gap)
         before = tuple(hop for hop in self.route if hop.span.end <= gap.start)
@@ -117,7 +123,7 @@ class Session:
         self.route = before + hops + after
         self.gaps.remove(gap)
         self._filled = {hop: self._filled.get(hop, 0) for hop in before + after}
-        self._filled |= dict.fromkeys(hops, 0)
+        self._filled |= dict.fromkeys(hops, min(reused, self._unanswered))
         return [] if self.gaps else self._start_epoch()
 
     def tokens_arrived(

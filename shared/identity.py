@@ -70,6 +70,8 @@ def public_key_of(peer: PeerId) -> bytes:
         raise ProtocolError("peer id is not base58") from error
     if len(data) != len(_PEER_ID_PREFIX) + PUBLIC_KEY_BYTES or data[:6] != _PEER_ID_PREFIX:
         raise ProtocolError("peer id does not hold an Ed25519 key")
+    if peer_id(data[6:]) != peer:  # base58 ignores white space around it
+        raise ProtocolError("peer id is not in its one canonical form")
     return data[6:]
 
 

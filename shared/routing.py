@@ -19,7 +19,7 @@ def plan_route(
     avoid: Set[PeerId] = frozenset(),
     load: Mapping[PeerId, int] | None = None,
 ) -> Route:
-    """The cheapest route through `span`: fewest hops first, then the least loaded workers.
+    """The cheapest route through `span`: few hops and little loaded workers.
 
     `load` counts the sessions on each worker. A worker's span may be used in part. Raises
     NoRoute, naming the uncovered blocks, when some block has no worker outside `avoid`.

@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 import torch
 from torch import Tensor
 
-from shared.errors import BrigadeError, StepRefused
+from shared.errors import ProtocolError, StepRefused
 from shared.wire.messages import PayloadDtype, Sampling
 from worker.batcher import choose
 from worker.kv_cache import KvCache, Segment
@@ -53,8 +54,8 @@ class Work:
     dtype: PayloadDtype
     sample: tuple[int, ...]
     sampling: Sampling
-    on_done: Callable[[Outcome], None]
-    on_failed: Callable[[StepRefused], None]
+    on_done: Callable[[Outcome], object]
+    on_failed: Callable[[StepRefused], object]
 
 
 class Engine:
@@ -64,10 +65,10 @@ class Engine:
         self.decode_seconds = 0.0
         self._model = model
         self._cache = KvCache()
-        self._max_step_tokens = max_step_tokens
+        self.max_step_tokens = max_step_tokens
         self._condition = threading.Condition()
         self._waiting: list[Work] = []
-        self._to_free: list[PartKey] = []
+        self._chores: list[Callable[[], None]] = []
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -83,11 +84,16 @@ class Engine:
 
     def free(self, keys: Sequence[PartKey]) -> None:
         """Drop these parts' waiting steps and caches."""
-        with self._condition:
-            gone = set(keys)
-            self._waiting = [work for work in self._waiting if work.key not in gone]
-            self._to_free.extend(keys)
-            self._condition.notify()
+        self._drop(keys, [partial(self._cache.free, key) for key in keys])
+
+    def keep(self, renamed: Sequence[tuple[PartKey, PartKey]]) -> None:
+        """Drop these parts' waiting steps and keep their caches under other names."""
+        chores = [partial(self._cache.rename, key, name) for key, name in renamed]
+        self._drop([key for key, _ in renamed], chores)
+
+    def adopt(self, source: PartKey, key: PartKey, tokens: int, pages: int) -> None:
+        """Begin a part with a copy of a kept cache, before any step that comes after this call."""
+        self._drop([], [partial(self._cache.copy, source, key, tokens, pages)])
 
     def stop(self) -> None:
         """End the thread after the batch it is in."""
@@ -101,6 +107,14 @@ class Engine:
         """Steps waiting."""
         return len(self._waiting)
 
+    def _drop(self, keys: Sequence[PartKey], chores: Sequence[Callable[[], None]]) -> None:
+        """Forget waiting steps, and do chores before the next batch, in the order they come."""
+        with self._condition:
+            gone = set(keys)
+            self._waiting = [work for work in self._waiting if work.key not in gone]
+            self._chores.extend(chores)
+            self._condition.notify()
+
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
             if batch:
@@ -109,14 +123,14 @@ class Engine:
     def _next_batch(self) -> list[Work] | None:
         """The steps to run now, after freeing what is to be freed; None at the end."""
         with self._condition:
-            while not (self._waiting or self._to_free or self._is_stopping):
+            while not (self._waiting or self._chores or self._is_stopping):
                 self._condition.wait()
             if self._is_stopping:
                 return None
-            for key in self._to_free:
-                self._cache.free(key)
-            self._to_free.clear()
-            batch = choose(self._waiting, self._max_step_tokens)
+            for chore in self._chores:
+                chore()
+            self._chores.clear()
+            batch = choose(self._waiting, self.max_step_tokens)
             chosen = set(map(id, batch))
             self._waiting = [work for work in self._waiting if id(work) not in chosen]
             return batch
@@ -126,7 +140,9 @@ class Engine:
         for work in batch:
             try:
                 runnable.append((work, self._inputs_of(work)))
-            except BrigadeError as error:
+            except StepRefused as error:
+                work.on_failed(error)
+            except ProtocolError as error:
                 work.on_failed(StepRefused("bad_step", str(error)))
         if not runnable:
             return
@@ -147,6 +163,8 @@ class Engine:
 
     def _inputs_of(self, work: Work) -> Tensor:
         """A step's payload as a tensor. Raises ProtocolError or StepRefused when it cannot be."""
+        if work.position > self._cache.length(work.key):
+            raise StepRefused("engine_failed", "an earlier step of the session failed")
         if work.key[1].start > 0:
             shape = (work.count, self._model.hidden_size)
             return from_payload(work.payload, work.dtype, shape)
@@ -160,7 +178,11 @@ class Engine:
         active = works[0].key[1]
         segments = [Segment(self._cache.slab(w.key, w.pages), w.position, w.count) for w in works]
         keep = _rows_to_sample(works)
+        for segment in segments:
+            segment.slab.length = segment.position  # what lies beyond is overwritten, or half so
         out = self._model.run(torch.cat(inputs), segments, active, keep)
+        for segment in segments:
+            segment.slab.length = segment.end
         if active.end == self._model.num_blocks:
             return self._choose_tokens(works, out) if keep else [Outcome() for _ in works]
         dtype = name_of(out.dtype)

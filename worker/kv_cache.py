@@ -20,9 +20,13 @@ CacheKey = tuple[SessionId, Span]
 
 @dataclass
 class Slab:
-    """One session's cache: per block, keys and values [kv_heads, capacity, head_dim]."""
+    """One session's cache: per block, keys and values [kv_heads, capacity, head_dim].
+
+    `length` says how many positions hold what the session's steps computed.
+    """
 
     capacity: int
+    length: int = 0
     keys: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     values: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
 
@@ -35,6 +39,16 @@ class Slab:
     def num_bytes(self) -> int:
         """Memory held."""
         return sum(t.nbytes for t in (*self.keys.values(), *self.values.values()))
+
+    def head(self, tokens: int, capacity: int) -> "Slab":
+        """A copy of the first `tokens` positions, with room for `capacity`."""
+        copy = Slab(capacity, min(tokens, self.length))
+        for mine, theirs in ((self.keys, copy.keys), (self.values, copy.values)):
+            for block, tensor in mine.items():
+                room = tensor.new_empty(tensor.shape[0], capacity, tensor.shape[2])
+                room[:, : copy.length] = tensor[:, : copy.length]
+                theirs[block] = room
+        return copy
 
     def _put(self, slabs: dict[int, Tensor], block: int, position: int, new: Tensor) -> None:
         slab = slabs.get(block)
@@ -57,6 +71,21 @@ class KvCache:
         slab = self._slabs.setdefault(key, Slab(0))
         slab.capacity = max(slab.capacity, pages * PAGE_TOKENS)
         return slab
+
+    def length(self, key: CacheKey) -> int:
+        """How many positions of the session's part are computed."""
+        slab = self._slabs.get(key)
+        return slab.length if slab else 0
+
+    def copy(self, source: CacheKey, target: CacheKey, tokens: int, pages: int) -> None:
+        """Begin a session's part with the first `tokens` positions of another cache."""
+        if kept := self._slabs.get(source):
+            self._slabs[target] = kept.head(tokens, pages * PAGE_TOKENS)
+
+    def rename(self, key: CacheKey, name: CacheKey) -> None:
+        """Keep a part's slab under another name."""
+        if slab := self._slabs.pop(key, None):
+            self._slabs[name] = slab
 
     def free(self, key: CacheKey) -> None:
         """Forget a session's part."""

@@ -25,8 +25,9 @@ def sample(logits: Tensor, params: Sequence[Sampling], positions: Sequence[int])
     `positions` are those the new tokens will take. Nucleus sampling as in arXiv:1904.09751.
     """
     rows = logits.float()
+    likeliest = rows.argmax(-1)
     if all(_is_greedy(p) for p in params):
-        return rows.argmax(-1).tolist()
+        return likeliest.tolist()
     top, ids = rows.topk(min(CANDIDATES, rows.shape[-1]))
     device = rows.device
     temperature = torch.tensor([p.temperature or 1.0 for p in params], device=device)[:, None]
@@ -40,8 +41,9 @@ def sample(logits: Tensor, params: Sequence[Sampling], positions: Sequence[int])
     noise = gumbel(seeds, torch.tensor(positions, device=device), ids)
     scores = torch.where(keep, log_p.double() + noise, -torch.inf)
     greedy = torch.tensor([_is_greedy(p) for p in params], device=device)
-    choice = torch.where(greedy, 0, scores.argmax(-1))
-    return ids.gather(1, choice[:, None])[:, 0].tolist()
+    drawn = ids.gather(1, scores.argmax(-1, keepdim=True))[:, 0]
+    # not ids[:, 0]: of equal logits, argmax and topk may prefer different ones
+    return torch.where(greedy, likeliest, drawn).tolist()
 
 
 def gumbel(seeds: Tensor, positions: Tensor, token_ids: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Protocol
 
 import msgspec
@@ -36,11 +37,14 @@ from shared.wire.messages import (
 from worker.engine import Engine, Outcome, Work
 from worker.neighbours import Neighbours
 from worker.sessions import Sessions
+from worker.steps import pieces
 
 log = structlog.get_logger()
 
 ORPHAN_SECONDS = 30.0
 """How long the sessions of a gateway whose link broke are kept for its return."""
+
+GREEDY = Sampling(temperature=0)
 
 _decode_sampling = msgspec.msgpack.Decoder(Sampling).decode
 
@@ -88,7 +92,7 @@ class WorkerServer:
         return Status(
             sessions=len(self.sessions),
             queued_steps=self._engine.queued,
-            pages_free=self.sessions.pages_free,
+            pages_free=self.sessions.pages_available,
             pages_total=self.sessions.pages_total,
             leaving=self.sessions.is_draining,
             decode_seconds=self._engine.decode_seconds,
@@ -115,13 +119,13 @@ class WorkerServer:
         match frame.message:
             case Step() as step:
                 self._on_step(step, frame.payload)
-            case Close(session=session):
-                self._on_close(SessionId(session), link.peer)
+            case Close(session=session, prefix=prefix):
+                self._on_close(SessionId(session), link.peer, prefix)
             case Introduce(records=records):
                 self._gateways.add(link.peer)
                 for record in records:
                     self._neighbours.introduce(record)
-                link.post(self.status)
+                self._answer(link.peer, self.status)
             case Status():
                 pass  # a worker that dialled us may take us for a gateway
             case Hello() | Proof() | Checkpoint() | Tokens() | Filled() | Refused() as message:
@@ -132,28 +136,39 @@ class WorkerServer:
             self._gateways.discard(peer)
             self.sessions.orphan(peer, self._clock() + ORPHAN_SECONDS)
 
-    def _on_close(self, session: SessionId, gateway: PeerId) -> None:
-        if freed := self.sessions.close(session, gateway):
-            self._engine.free(freed)
+    def _on_close(self, session: SessionId, gateway: PeerId, prefix: tuple[bytes, ...]) -> None:
+        kept = self.sessions.keep(session, gateway, prefix)
+        self._engine.keep(kept)
+        freed = self.sessions.close(session, gateway)
+        self._engine.free(freed + self.sessions.take_evicted())
+        if kept or freed:
             self.tell_gateways()
 
     def _on_step(self, step: Step, payload: memoryview) -> None:
         num_sessions = len(self.sessions)
         try:
             self._check(step, payload)
-            sampling = _sampling_of(step)
-            part = self.sessions.admit(step, self._clock())
+            sampling = _sampling_of(step) if len(step.hops) == 1 else GREEDY
+            for piece, rows in pieces(step, payload, self._engine.max_step_tokens):
+                self._run(piece, rows, sampling)
         except StepRefused as error:
             self._refuse(step, error)
-            return
-        if part is None:
-            return  # a route the session has left
+        self._engine.free(self.sessions.take_evicted())
         if len(self.sessions) != num_sessions:
             self.tell_gateways()
+
+    def _run(self, step: Step, payload: memoryview, sampling: Sampling) -> None:
+        part = self.sessions.admit(step, self._clock())
+        if part is None:
+            return  # a route the session has left
+        key = (SessionId(step.session), step.hops[0].span)
+        if part.adopts:
+            tokens = min(part.adopts.tokens, step.position)
+            self._engine.adopt(part.adopts.source, key, tokens, part.pages)
         post = self._loop.call_soon_threadsafe
         self._engine.submit(
             Work(
-                key=(SessionId(step.session), step.hops[0].span),
+                key=key,
                 position=step.position,
                 count=step.count,
                 pages=part.pages,
@@ -183,14 +198,18 @@ class WorkerServer:
         end = step.position + step.count
         if any(not step.position <= position < end for position in step.sample):
             raise StepRefused("bad_step", "asks for a sample outside the step")
+        if any(after != before + 1 for before, after in pairwise(step.sample)):
+            raise StepRefused("bad_step", "asks for samples of positions that do not follow")
         if step.sample and step.hops[-1].span.end != self._shape.num_blocks:
             raise StepRefused("bad_step", "asks for a sample before the last block")
 
     def _on_failed(self, step: Step, error: StepRefused) -> None:
         key = (SessionId(step.session), step.hops[0].span)
-        self.sessions.forget(key)  # the step was counted but never ran
+        # The step was counted but never ran. Steps of a newer route that wait behind it go down
+        # with it, so that route must hear of it.
+        epoch = max(step.epoch, self.sessions.forget(key))
         self._engine.free([key])
-        self._refuse(step, error)
+        self._refuse(msgspec.structs.replace(step, epoch=epoch), error)
 
     def _on_done(self, step: Step, outcome: Outcome) -> None:
         if len(step.hops) > 1:
@@ -208,11 +227,16 @@ class WorkerServer:
     def _push_on(self, step: Step, outcome: Outcome) -> None:
         """The next hop first: the checkpoint copy is off the critical path."""
         onward = msgspec.structs.replace(step, hops=step.hops[1:], dtype=outcome.dtype)
-        self._neighbours.push(
-            onward.hops[0].worker,
-            encode(onward, outcome.payload),
-            partial(self._on_unreachable, step),
-        )
+        try:
+            frame = encode(onward, outcome.payload)
+        except ProtocolError as error:
+            self._on_failed(step, StepRefused("bad_step", str(error)))
+            return
+        following = onward.hops[0].worker
+        if following == self._identity.peer:  # it took over the span after its own
+            self._on_step(onward, memoryview(outcome.payload))
+        else:
+            self._neighbours.push(following, frame, partial(self._on_unreachable, step))
         checkpoint = Checkpoint(
             step.session,
             step.epoch,
@@ -265,10 +289,10 @@ class WorkerServer:
 def _sampling_of(step: Step) -> Sampling:
     """The step's sampling parameters. Raises StepRefused when they do not read."""
     if not step.context:
-        return Sampling(temperature=0)
+        return GREEDY
     try:
         return _decode_sampling(step.context)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise StepRefused("bad_step", f"the sampling context does not read: {error}") from error
 
 

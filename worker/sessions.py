@@ -10,7 +10,11 @@ from dataclasses import dataclass
 
 from shared.errors import StepRefused
 from shared.swarm import PeerId, SessionId, Span
-from shared.wire.messages import Step
+from shared.wire.messages import PREFIX_PAGE_TOKENS, Step
+from worker.prefixes import Kept, Match, Prefixes
+
+KEPT_SHARE = 0.5
+"""Share of all pages that caches of finished sessions may hold."""
 
 PartKey = tuple[SessionId, Span]
 """A session's part on this worker. A rebuilt session may have two parts on one worker."""
@@ -25,6 +29,8 @@ class Part:
     length: int
     pages: int
     deadline: float
+    adopts: Match | None = None
+    """The kept cache its first positions are copied from."""
 
 
 class Sessions:
@@ -43,6 +49,8 @@ class Sessions:
         self.pages_total = pages_total
         self.pages_free = pages_total
         self.is_draining = False
+        self.prefixes = Prefixes()
+        self._evicted: list[PartKey] = []
         self._page_tokens = page_tokens
         self._max_sessions = max_sessions
         self._lease_seconds = lease_seconds
@@ -61,10 +69,13 @@ class Sessions:
         part = self._parts.get(key)
         if part is not None and step.epoch < part.epoch:
             return None
-        self._check(step, part)
-        part = part or self._open(key, step.gateway)
+        match = None if part else self.prefixes.find(span, step.prefix)
+        self._check(step, part, match.tokens if match else 0)
+        part = part or Part(step.gateway, epoch=0, length=0, pages=0, deadline=0.0)
+        part.adopts = match if step.position > 0 else None
+        self._grow(part, step.position + step.count)
+        self._parts[key] = part
         part.epoch = step.epoch
-        self._grow(key, part, step.position + step.count)
         part.length = step.position + step.count
         part.deadline = now + self._lease_seconds
         return part
@@ -77,10 +88,39 @@ class Sessions:
             if key[0] == session and part.gateway == gateway
         )
 
-    def forget(self, key: PartKey) -> None:
-        """Free one part whose cache can no longer be trusted."""
-        if key in self._parts:
-            self._free([key])
+    def keep(
+        self, session: SessionId, gateway: PeerId, page_keys: tuple[bytes, ...]
+    ) -> list[tuple[PartKey, PartKey]]:
+        """Keep a finished session's caches for texts that begin alike: (part, new name) pairs."""
+        kept: list[tuple[PartKey, PartKey]] = []
+        for key, part in list(self._parts.items()):
+            if key[0] != session or part.gateway != gateway:
+                continue
+            usable = page_keys[: part.length // PREFIX_PAGE_TOKENS]
+            if name := self.prefixes.keep(key[1], usable, part.pages):
+                del self._parts[key]
+                kept.append((key, name))
+        self._let_go(self.prefixes.drop_covered())
+        self._evict(self.prefixes.pages - int(self.pages_total * KEPT_SHARE))
+        return kept
+
+    def take_evicted(self) -> list[PartKey]:
+        """The kept caches that were let go of since the last call."""
+        evicted, self._evicted = self._evicted, []
+        return evicted
+
+    @property
+    def pages_available(self) -> int:
+        """Pages a new session could have: the free ones and those of kept caches."""
+        return self.pages_free + self.prefixes.pages
+
+    def forget(self, key: PartKey) -> int:
+        """Free one part whose cache can no longer be trusted; its epoch, 0 when it was gone."""
+        part = self._parts.get(key)
+        if part is None:
+            return 0
+        self._free([key])
+        return part.epoch
 
     def orphan(self, gateway: PeerId, deadline: float) -> None:
         """A gateway's link is gone: its sessions end at `deadline` unless it comes back."""
@@ -92,47 +132,50 @@ class Sessions:
         """Free the parts whose lease has run out."""
         return self._free(key for key, part in self._parts.items() if part.deadline <= now)
 
-    def _check(self, step: Step, part: Part | None) -> None:
+    def _check(self, step: Step, part: Part | None, kept: int) -> None:
         span = step.hops[0].span
         if not self.hosted.covers(span):
             raise StepRefused("bad_step", f"blocks {span} are not hosted here ({self.hosted} are)")
         if part is None:
-            self._check_new(step)
+            self._check_new(SessionId(step.session))
         elif part.gateway != step.gateway:
             raise StepRefused("bad_step", "the session belongs to another gateway")
-        cached = part.length if part else 0
+        cached = part.length if part else kept
         if step.position > cached:
             raise StepRefused(
                 "position_gap", f"step at {step.position}, cached {cached}", cached=cached
             )
 
-    def _check_new(self, step: Step) -> None:
+    def _check_new(self, session: SessionId) -> None:
         if self.is_draining:
             raise StepRefused("draining", "this worker is leaving and takes no new session")
-        if len(self) >= self._max_sessions:
-            raise StepRefused("no_pages", f"{len(self)} sessions are the most this worker holds")
+        others = {other for other, _ in self._parts if other != session}
+        if len(others) >= self._max_sessions:
+            raise StepRefused("no_pages", f"{len(others)} sessions are the most this worker holds")
 
-    def _open(self, key: PartKey, gateway: PeerId) -> Part:
-        part = self._parts[key] = Part(gateway, epoch=0, length=0, pages=0, deadline=0.0)
-        return part
-
-    def _grow(self, key: PartKey, part: Part, tokens: int) -> None:
+    def _grow(self, part: Part, tokens: int) -> None:
         """Reserve pages for `tokens`, and half as many again if they can be had."""
         needed = -(-tokens // self._page_tokens)
         if needed <= part.pages:
             return
         wanted = max(needed, part.pages + part.pages // 2)
+        self._evict(needed - part.pages - self.pages_free)
         extra = min(wanted, part.pages + self.pages_free) - part.pages
         if part.pages + extra < needed:
-            if part.length == 0:
-                del self._parts[key]
-                self.pages_free += part.pages
             raise StepRefused(
                 "no_pages",
                 f"{tokens} tokens need {needed - part.pages} pages, {self.pages_free} are free",
             )
         part.pages += extra
         self.pages_free -= extra
+
+    def _evict(self, pages: int) -> None:
+        if pages > 0:
+            self._let_go(self.prefixes.evict(pages))
+
+    def _let_go(self, gone: list[Kept]) -> None:
+        self._evicted += [kept.key for kept in gone]
+        self.pages_free += sum(kept.pages for kept in gone)
 
     def _free(self, keys: Iterable[PartKey]) -> list[PartKey]:
         freed = list(keys)

@@ -47,7 +47,9 @@ class WorkerSettings(BaseSettings):
     kv_tokens: int = Field(
         0, ge=0, description="tokens the attention cache holds in all; 0 = from free memory"
     )
-    max_step_tokens: int = Field(2048, ge=1, description="most tokens computed in one batch")
+    max_step_tokens: int = Field(
+        512, ge=1, description="most tokens of prompts computed in one batch; decodes come on top"
+    )
     session_lease_seconds: float = Field(
         300.0, gt=0, description="idle time after which a session's memory is freed"
     )

@@ -10,9 +10,11 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -30,6 +32,21 @@ SINGLE = "model.safetensors"
 
 TESTED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"})
 """Model types whose spans have been shown to equal the whole model."""
+
+_CONFIG_ERRORS = (
+    *(ArithmeticError, AttributeError, LookupError, OSError),
+    *(RuntimeError, StrictDataclassError, TypeError, ValueError),
+)
+"""What transformers raises for a config with values it does not expect."""
+
+
+class _Index(msgspec.Struct):
+    """The part of a checkpoint's index that says where each tensor is: in a file beside it."""
+
+    weight_map: dict[str, Annotated[str, msgspec.Meta(pattern=r"^[^/]+\.safetensors$")]]
+
+
+_decode_index = msgspec.json.Decoder(_Index).decode
 
 
 def load_span(
@@ -49,18 +66,19 @@ def load_span(
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     config = load_config(directory)
-    _check_span(config, span)
+    _check_span(directory, config, span)
     pruned = span_class(config, span)
-    with torch.device("meta"):
-        skeleton = pruned(config)
-    needed = needed_keys(skeleton, weight_map(directory))
+    needed = needed_keys(_skeleton(directory, pruned, config), weight_map(directory))
     on_plan(len(needed), tensor_bytes(directory, needed))
     with tempfile.TemporaryDirectory(prefix="brigade-span-") as scratch:
         _link_needed(directory, Path(scratch), needed)
-        model, report = _load(pruned, Path(scratch), dtype, device)
-    if report["missing_keys"]:
-        missing = ", ".join(sorted(report["missing_keys"])[:4])
-        raise ModelError(f"{directory}: the checkpoint lacks tensors of blocks {span}: {missing}")
+        try:
+            model, report = _load(pruned, Path(scratch), dtype, device)
+        except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+            raise ModelError(
+                f"{directory}: the checkpoint does not load: {_first_line(error)}"
+            ) from error
+    _check_report(directory, span, report)
     return SpanModel(model, span)
 
 
@@ -68,12 +86,11 @@ def load_config(directory: Path) -> PretrainedConfig:
     """The model's config. Raises ModelError when it is missing or of an unknown family."""
     model_type = read_config(directory).get("model_type")
     try:
-        config = AutoConfig.from_pretrained(directory)
-    except (ValueError, KeyError, OSError) as error:
-        raise ModelError(
-            f"{directory / 'config.json'}: transformers cannot use it: {_first_line(error)}"
-        ) from error
-    config = config.get_text_config()
+        # Unless it is False, transformers asks on the terminal whether to run the model's code.
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        config = config.get_text_config()
+    except _CONFIG_ERRORS as error:
+        raise _unusable_config(directory, error) from error
     if config.model_type not in TESTED_FAMILIES:
         raise ModelError(
             f"{directory}: model type {model_type!r} is not served yet; "
@@ -87,17 +104,16 @@ def weight_map(directory: Path) -> dict[str, str]:
     index = directory / INDEX
     try:
         if index.exists():
-            return json.loads(index.read_bytes())["weight_map"]
-        with safe_open(directory / SINGLE, "pt") as file:
-            return dict.fromkeys(file.keys(), SINGLE)
-    except (FileNotFoundError, OSError) as error:
+            return _decode_index(index.read_bytes()).weight_map
+        return dict.fromkeys(_header(directory / SINGLE), SINGLE)
+    except FileNotFoundError as error:
         pickled = sorted(p.name for p in directory.glob("*.bin"))
         hint = f" ({pickled[0]} is a pickle and never loaded: convert it)" if pickled else ""
-        raise ModelError(f"{directory} holds no {SINGLE} nor {INDEX}{hint}") from error
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"{directory}: the checkpoint's index does not read: {_first_line(error)}"
+            f"{directory} holds no {SINGLE} nor {INDEX}; fetch the model again{hint}"
         ) from error
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ModelError(f"{index} does not read ({error}); fetch it again") from error
 
 
 def needed_keys(skeleton: PreTrainedModel, weights: dict[str, str]) -> dict[str, str]:
@@ -119,7 +135,12 @@ def tensor_bytes(directory: Path, needed: dict[str, str]) -> int:
     """The size of the needed tensors on disk, from the shards' headers. Raises ModelError."""
     total = 0
     for shard in sorted(set(needed.values())):
-        header = _header(directory / shard)
+        try:
+            header = _header(directory / shard)
+        except FileNotFoundError as error:
+            raise ModelError(
+                f"shard {directory / shard} is missing; fetch the model again"
+            ) from error
         for key, entry in header.items():
             if key in needed:
                 begin, end = entry["data_offsets"]
@@ -128,17 +149,22 @@ def tensor_bytes(directory: Path, needed: dict[str, str]) -> int:
 
 
 def _header(shard: Path) -> dict[str, Any]:
-    """A safetensors header (https://github.com/huggingface/safetensors#format), bounds checked."""
+    """A safetensors header (https://github.com/huggingface/safetensors#format), bounds checked.
+
+    Raises ModelError when the file is corrupt, FileNotFoundError when there is none.
+    """
     try:
         with safe_open(shard, "pt"):
             pass  # the library checks the header against the file's size
         with shard.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            return json.loads(file.read(length))
-    except FileNotFoundError as error:
-        raise ModelError(f"shard {shard} is missing; fetch the model again") from error
+            header: dict[str, Any] = json.loads(file.read(length))
+    except FileNotFoundError:
+        raise
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"shard {shard} is corrupt ({error}); fetch it again") from error
+    header.pop("__metadata__", None)
+    return header
 
 
 def _link_needed(directory: Path, scratch: Path, needed: dict[str, str]) -> None:
@@ -155,23 +181,56 @@ def _load(
     dtype: torch.dtype | None,
     device: torch.device | None,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    try:
-        loaded: Any = pruned.from_pretrained(
-            scratch,
-            dtype=dtype or "auto",
-            attn_implementation=attention.NAME,
-            output_loading_info=True,
-        )
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(f"the checkpoint does not load: {_first_line(error)}") from error
+    loaded: Any = pruned.from_pretrained(
+        scratch,
+        dtype=dtype or "auto",
+        attn_implementation=attention.NAME,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are in the report
+    )
     model, report = loaded
     return (model.to(device) if device is not None else model), report
 
 
-def _check_span(config: PretrainedConfig, span: Span) -> None:
+def _check_report(directory: Path, span: Span, report: dict[str, Any]) -> None:
+    """Raises ModelError when not every tensor of the span was read."""
+    for name, found, expected in sorted(report["mismatched_keys"]):
+        raise ModelError(
+            f"{directory}: tensor {name} is {list(found)}, but config.json makes it "
+            f"{list(expected)}; fetch the model again"
+        )
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"])[:4])
+        raise ModelError(
+            f"{directory}: the checkpoint lacks tensors of blocks {span}: {missing}; "
+            "fetch the model again"
+        )
+
+
+def _skeleton(
+    directory: Path, pruned: type[PreTrainedModel], config: PretrainedConfig
+) -> PreTrainedModel:
+    """The pruned model without memory for its tensors. Raises ModelError."""
+    try:
+        with torch.device("meta"):
+            return pruned(config)
+    except _CONFIG_ERRORS as error:
+        raise _unusable_config(directory, error) from error
+
+
+def _check_span(directory: Path, config: PretrainedConfig, span: Span) -> None:
     num_blocks: int = config.num_hidden_layers
     if span.end > num_blocks:
-        raise ModelError(f"blocks {span} are outside the model, which has 0:{num_blocks}")
+        raise ModelError(
+            f"blocks {span} are outside {directory}, which has 0:{num_blocks}; "
+            "choose other --blocks"
+        )
+
+
+def _unusable_config(directory: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"{directory / 'config.json'}: transformers cannot use it: {_first_line(error)}"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -18,6 +18,9 @@ MAX_POSITION = 1 << 24
 MAX_STEP_TOKENS = 1 << 16
 MAX_HOPS = 256
 MAX_CONTEXT_BYTES = 1 << 20
+PREFIX_PAGE_TOKENS = 64
+"""Tokens that one page key stands for."""
+PAGE_KEY_BYTES = 16
 
 Session = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Peer = Annotated[PeerId, msgspec.Meta(max_length=128)]
@@ -32,6 +35,15 @@ PayloadDtype = Literal["int32", "float32", "bfloat16", "float16"]
 """Token ids travel as int32, hidden states in the model's dtype, all little-endian."""
 
 DTYPE_BYTES: dict[PayloadDtype, int] = {"int32": 4, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+PageKeys = Annotated[
+    tuple[
+        Annotated[bytes, msgspec.Meta(min_length=PAGE_KEY_BYTES, max_length=PAGE_KEY_BYTES)], ...
+    ],
+    msgspec.Meta(max_length=1 << 14),
+]
+"""Salted hashes of a text's first pages, each over the one before it."""
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type"):
@@ -84,6 +96,8 @@ class Step(Message, frozen=True, tag="step"):
     sample: Annotated[tuple[Position, ...], msgspec.Meta(max_length=256)] = ()
     context: Annotated[bytes, msgspec.Meta(max_length=MAX_CONTEXT_BYTES)] = b""
     acknowledge: bool = False
+    prefix: PageKeys = ()
+    """Pages the receiver may have kept: a session it does not know begins with those it has."""
 
 
 class Checkpoint(Message, frozen=True, tag="checkpoint"):
@@ -148,9 +162,10 @@ class Status(Message, frozen=True, tag="status"):
 
 
 class Close(Message, frozen=True, tag="close"):
-    """The session is over: free its pages."""
+    """The session is over: free its pages, or keep those of `prefix` for texts that begin alike."""
 
     session: Session
+    prefix: PageKeys = ()
 
 
 AnyMessage = (

@@ -1,0 +1,160 @@
+"""A worker's life as the swarm sees it."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.discovery.directory import MemoryDirectory
+from shared.errors import ConfigError, RecordError
+from shared.identity import Identity
+from shared.model_files import read_spec
+from shared.records import open_record
+from shared.swarm import Announcement, Hop, Span
+from shared.wire.link import LinkPool
+from shared.wire.messages import Introduce, Status, Step
+from tests.models import build, save
+from worker.node import Loaded, Node, load
+from worker.settings import WorkerSettings
+from worker.weights import load_span
+
+ANN, GATE = Identity(bytes([1]) * 32), Identity(bytes([2]) * 32)
+SPAN = Span(2, 4)
+
+
+class Directory(MemoryDirectory):
+    """Remembers every announcement; fails where it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(time.monotonic)
+        self.announced: list[Announcement] = []
+        self.failures: list[Exception] = []
+
+    async def announce(self, topic: str, record: bytes) -> int:
+        if self.failures:
+            raise self.failures.pop()
+        self.announced.append(open_record(record))
+        assert self.announced[-1].topic == topic
+        return await super().announce(topic, record)
+
+
+@pytest.fixture(scope="module")
+def directory_of_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(build("llama"), tmp_path_factory.mktemp("node") / "m")
+
+
+@pytest.fixture(scope="module")
+def loaded(directory_of_model: Path) -> Loaded:
+    spec = read_spec(directory_of_model, "tiny")
+    return Loaded(spec, load_span(directory_of_model, SPAN), pages=4)
+
+
+def settings(**changes: Any) -> WorkerSettings:
+    values: dict[str, Any] = {"announce_period_seconds": 0.02, "grace_seconds": 5.0}
+    return WorkerSettings(**values | changes)
+
+
+def step() -> Step:
+    """One token's hidden states for blocks 2:4."""
+    hop = Hop(ANN.peer, SPAN)
+    return Step(bytes(16), 1, GATE.peer, 0, 1, (hop,), "float32", acknowledge=True)
+
+
+@asynccontextmanager
+async def serving(
+    node: Node, directory: Directory
+) -> AsyncIterator[tuple[asyncio.Event, asyncio.Task[None]]]:
+    stop, ready = asyncio.Event(), asyncio.Event()
+    life = asyncio.create_task(node.serve(directory, stop, ready.set))
+    async with asyncio.timeout(10):
+        await ready.wait()
+        yield stop, life
+        stop.set()
+        await life
+
+
+async def until(claim: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not claim():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+async def test_a_worker_announces_what_it_hosts_before_it_says_that_it_is_ready(loaded: Loaded):
+    node, directory = Node(settings(), ANN, loaded), Directory()
+    async with serving(node, directory):
+        (first, *_) = directory.announced
+        assert (first.worker, first.span, first.num_blocks) == (ANN.peer, SPAN, 6)
+        assert (first.swarm, first.model, first.revision) == ("local", "tiny", loaded.spec.revision)
+        assert (first.url, first.dtype, first.max_tokens) == (node.url, "float32", 64)
+        assert node.url.startswith("ws://127.0.0.1:")
+        assert not first.leaving
+
+
+async def test_announcements_are_renewed_with_growing_numbers(loaded: Loaded):
+    node, directory = Node(settings(), ANN, loaded), Directory()
+    async with serving(node, directory):
+        await until(lambda: len(directory.announced) > 2)
+    numbers = [announcement.sequence for announcement in directory.announced]
+    assert numbers == sorted(set(numbers))
+
+
+async def test_a_directory_that_fails_is_tried_again(loaded: Loaded):
+    node, directory = Node(settings(), ANN, loaded), Directory()
+    directory.failures = [RecordError("no"), RecordError("no")]
+    async with serving(node, directory):
+        await until(lambda: directory.announced)
+
+
+async def test_a_worker_that_nobody_needs_leaves_at_once_and_says_so(loaded: Loaded):
+    node, directory = Node(settings(), ANN, loaded), Directory()
+    async with serving(node, directory):
+        pass
+    assert directory.announced[-1].leaving
+    assert not node._engine._thread.is_alive()
+
+
+async def test_a_leaving_worker_serves_on_while_a_gateway_needs_it(loaded: Loaded):
+    node, directory = Node(settings(), ANN, loaded), Directory()
+    statuses: list[Status] = []
+    pool = LinkPool(
+        GATE,
+        "local",
+        on_frame=lambda _, frame: (
+            statuses.append(frame.message) if isinstance(frame.message, Status) else None
+        ),
+    )
+    async with serving(node, directory) as (stop, life):
+        link = await pool.connect(ANN.peer, node.url)
+        link.post(Introduce(()))
+        await until(lambda: statuses)
+        link.post(step(), bytes(4 * 64))
+        await until(lambda: statuses[-1].sessions == 1)
+        stop.set()
+        await until(lambda: statuses[-1].leaving)
+        assert not life.done()
+        await pool.close()
+
+
+async def test_a_port_that_is_taken_is_the_operator_s_mistake(loaded: Loaded):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        node = Node(settings(port=taken.getsockname()[1]), ANN, loaded)
+        with pytest.raises(ConfigError, match="choose another --port"):
+            await node.serve(Directory(), asyncio.Event(), lambda: None)
+
+
+async def test_a_public_address_is_announced_as_it_is(loaded: Loaded):
+    node = Node(settings(public_url="wss://ann.example/w"), ANN, loaded)
+    async with serving(node, Directory()):
+        assert node.url == "wss://ann.example/w"
+
+
+def test_loading_takes_the_blocks_and_the_room_that_were_asked_for(directory_of_model: Path):
+    loaded = load(
+        settings(model=str(directory_of_model), blocks="2:4", kv_tokens=100, dtype="float32")
+    )
+    assert (loaded.model.span, loaded.pages, loaded.spec.name) == (SPAN, 6, "m")
