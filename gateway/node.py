@@ -33,7 +33,7 @@ from shared.swarm import ModelSpec, topic_of
 
 def live(settings: GatewaySettings) -> None:
     """Serve HTTP until told to stop. Raises ConfigError or ModelError."""
-    directory = locate(settings.model, with_weights=False)
+    directory = locate(settings.model)
     spec = read_spec(directory, settings.model_name or name_of(settings.model))
     asyncio.run(_serve(settings, spec, directory))
 

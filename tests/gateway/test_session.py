@@ -219,3 +219,65 @@ def test_a_checkpoint_of_an_older_epoch_or_beyond_a_hole_says_nothing_of_a_cache
     s.checkpointed(ANN, epoch=0, block=8, position=2, count=1)
     s.checkpointed(ANN, epoch=1, block=8, position=9, count=1)
     assert s.suspect() == ANN
+
+
+def guessing(*guesses: int) -> Session:
+    """A session that guesses these tokens at every step, its first token, 7, just arrived."""
+    s = Session(
+        PROMPT,
+        BLOCKS,
+        max_tokens=100,
+        stop_ids=frozenset({99}),
+        chunk_tokens=512,
+        held=lambda block: 0,
+        guess=lambda tokens: guesses,
+    )
+    s.rerouted(BLOCKS, ABC)
+    assert s.tokens_arrived(CYD, epoch=1, position=2, token_ids=[7]) == [
+        Send(ABC, 1, 2, 1 + len(guesses), sample=True, guesses=guesses),
+        Emit((7,)),
+    ]
+    return s
+
+
+def test_right_guesses_are_taken_with_the_token_that_follows_them():
+    s = guessing(8, 9)
+    send, emit = s.tokens_arrived(CYD, epoch=1, position=3, token_ids=[8, 9, 10])
+    assert emit == Emit((8, 9, 10))
+    assert send == Send(ABC, 1, 5, 3, sample=True, guesses=(8, 9))
+    assert (s.num_guessed, s.num_guessed_right) == (2, 2)
+
+
+def test_a_wrong_guess_ends_what_is_taken_and_its_place_is_run_again():
+    s = guessing(8, 9)
+    send, emit = s.tokens_arrived(CYD, epoch=1, position=3, token_ids=[8, 11, 10])
+    assert emit == Emit((8, 11))
+    assert send == Send(ABC, 1, 4, 3, sample=True, guesses=(8, 9))
+
+
+def test_outputs_of_wrong_guesses_are_no_checkpoints_however_late_they_come():
+    s = guessing(8, 9)
+    s.tokens_arrived(CYD, epoch=1, position=3, token_ids=[11, 9, 10])
+    s.tokens_arrived(CYD, epoch=1, position=4, token_ids=[12, 9, 10])
+    assert s.checkpointed(ANN, epoch=1, block=8, position=2, count=3) == 1
+
+
+def test_a_stop_id_among_right_guesses_ends_the_session_there():
+    s = guessing(99, 9)
+    assert s.tokens_arrived(CYD, epoch=1, position=3, token_ids=[99, 9, 10]) == [Emit((99,))]
+    assert s.is_over
+
+
+def test_reused_positions_are_not_sent_and_a_hop_without_them_is_refilled():
+    s = Session(
+        range(10),
+        BLOCKS,
+        max_tokens=9,
+        stop_ids=set(),
+        chunk_tokens=512,
+        held=lambda b: 10 * (b < 1),
+    )
+    assert s.rerouted(BLOCKS, ABC, reused=8) == [Send(ABC, 1, 8, 2, sample=True)]
+    assert s.refused(BOB, 1, "position_gap", 4, PeerId("")) == [
+        Send(ABC[:2], 2, 4, 4, acknowledge=True)
+    ]

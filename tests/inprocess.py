@@ -1,0 +1,130 @@
+"""Real workers over a tiny random model and a real generator, all in this process.
+
+Everything is as in separate processes, links included, but for discovery, which is in memory.
+"""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from websockets.asyncio.server import serve
+
+from gateway.checkpoints import Checkpoints
+from gateway.generate import Limits, SwarmGenerator
+from gateway.links import Links
+from shared.discovery.directory import MemoryDirectory
+from shared.discovery.watcher import Watcher
+from shared.identity import Identity
+from shared.model_files import read_spec
+from shared.records import sign_announcement
+from shared.swarm import Announcement, ModelSpec, Span, topic_of
+from shared.wire.link import SOCKET_OPTIONS
+from shared.wire.messages import Sampling
+from worker.engine import Engine, Work
+from worker.kv_cache import PAGE_TOKENS
+from worker.server import WorkerServer
+from worker.sessions import Sessions
+from worker.weights import load_span
+
+SWARM = "tests"
+
+
+class CountingEngine(Engine):
+    """An engine that counts the tokens it is given to run."""
+
+    num_tokens = 0
+
+    def submit(self, work: Work) -> None:
+        self.num_tokens += work.count
+        super().submit(work)
+
+
+@dataclass
+class InProcessSwarm:
+    """Workers and a generator that found them."""
+
+    spec: ModelSpec
+    generator: SwarmGenerator
+    engines: list[CountingEngine]
+    servers: list[WorkerServer]
+    links: Links
+
+    async def greedy(self, prompt: Sequence[int], tokens: int, **options: str) -> list[int]:
+        """Greedy token ids."""
+        made = self.generator.generate(
+            tuple(prompt),
+            sampling=Sampling(temperature=0),
+            max_tokens=tokens,
+            stop_ids=frozenset(),
+            **options,
+        )
+        return [getattr(token, "token_id", token) async for token in made]
+
+    def take_counts(self) -> list[int]:
+        """Tokens each worker was given since the last call."""
+        counts = [engine.num_tokens for engine in self.engines]
+        for engine in self.engines:
+            engine.num_tokens = 0
+        return counts
+
+
+@asynccontextmanager
+async def swarm(
+    directory: Path,
+    spans: Sequence[str],
+    *,
+    kv_tokens: int = 4096,
+    max_step_tokens: int = 512,
+    chunk_tokens: int = 512,
+    guess_tokens: int = 0,
+) -> AsyncIterator[InProcessSwarm]:
+    """Workers of these spans of the model in `directory`, and a generator linked to them."""
+    spec = read_spec(directory, "tiny")
+    phone_book = MemoryDirectory(time.monotonic)
+    engines: list[CountingEngine] = []
+    servers: list[WorkerServer] = []
+    async with AsyncExitStack() as stack:
+        for span in map(Span.parse, spans):
+            model = load_span(directory, span)
+            engine = CountingEngine(model, max_step_tokens=max_step_tokens)
+            engine.start()
+            stack.callback(engine.stop)
+            identity = Identity.create()
+            sessions = Sessions(
+                span,
+                pages_total=kv_tokens // PAGE_TOKENS,
+                page_tokens=PAGE_TOKENS,
+                max_sessions=64,
+                lease_seconds=60,
+            )
+            server = WorkerServer(identity, SWARM, shape=model, sessions=sessions, engine=engine)
+            listener = await stack.enter_async_context(
+                serve(server.pool.accept, "127.0.0.1", 0, **SOCKET_OPTIONS)
+            )
+            stack.push_async_callback(server.pool.close)
+            port = next(iter(listener.sockets)).getsockname()[1]
+            announcement = Announcement(
+                worker=identity.peer,
+                swarm=SWARM,
+                model=spec.name,
+                revision=spec.revision,
+                span=span,
+                num_blocks=spec.num_blocks,
+                url=f"ws://127.0.0.1:{port}",
+                dtype="float32",
+                sequence=1,
+                issued_at=time.time(),
+                lease_seconds=100,
+            )
+            await phone_book.announce(announcement.topic, sign_announcement(identity, announcement))
+            engines.append(engine)
+            servers.append(server)
+        watcher = Watcher(phone_book, topic_of(SWARM, spec.name, spec.revision))
+        await watcher.refresh()
+        links = Links(Identity.create(), SWARM, watcher)
+        stack.push_async_callback(links.close)
+        limits = Limits(chunk_tokens, guess_tokens, 30, 30)
+        generator = SwarmGenerator(spec, links, Checkpoints(1 << 24), limits)
+        yield InProcessSwarm(spec, generator, engines, servers, links)
