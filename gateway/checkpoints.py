@@ -7,6 +7,7 @@ that was checkpointed longest ago loses its copies first, and from then on keeps
 from bisect import bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import cast
 
 from shared.swarm import SessionId
 from shared.wire.messages import PayloadDtype
@@ -76,7 +77,10 @@ class Checkpoints:
         reached = self.held(session, block)
         if held.is_shed or not stretch.position <= reached < stretch.end:
             return
-        rows = stretch.rows(reached, stretch.end)
+        before = held.blocks.get(block)
+        if before and before[-1].dtype != stretch.dtype:
+            return  # a replacement computes in another dtype; rows go out in one
+        rows = _alone(stretch.rows(reached, stretch.end))
         fresh = Stretch(reached, stretch.end - reached, stretch.dtype, rows)
         held.blocks.setdefault(block, []).append(fresh)
         held.num_bytes += len(rows)
@@ -118,3 +122,9 @@ class Checkpoints:
             self.num_bytes -= held.num_bytes
             self.shed_bytes += held.num_bytes
             held.blocks, held.num_bytes, held.is_shed = {}, 0, True
+
+
+def _alone(rows: memoryview) -> memoryview:
+    """The rows in memory of their own, unless they are most of the frame they came in."""
+    frame = cast("bytes", rows.obj)
+    return rows if 2 * len(rows) > len(frame) else memoryview(bytes(rows))

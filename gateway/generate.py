@@ -2,27 +2,27 @@
 
 import asyncio
 import hashlib
+import math
 import os
-import sys
 import time
-from array import array
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-import msgspec
 import structlog
 
 from gateway.checkpoints import Checkpoints, Stretch
+from gateway.contexts import Contexts
 from gateway.drafts import PromptLookup
+from gateway.generation import Token
 from gateway.links import Event, FrameArrived, Links, ViewChanged, WorkerLost
+from gateway.patience import Patience
 from gateway.prefixes import KnownPrefixes, page_keys
 from gateway.session import Action, Emit, Send, Session
 from shared.errors import GenerationFailed, NoRoute, PeerUnreachable, ProtocolError
 from shared.routing import plan_route
 from shared.swarm import ModelSpec, PeerId, Route, SessionId, Span
-from shared.wire.codec import Frame
+from shared.wire.codec import Frame, pack_ids
 from shared.wire.messages import (
-    DTYPE_BYTES,
     PREFIX_PAGE_TOKENS,
     Checkpoint,
     Filled,
@@ -31,6 +31,8 @@ from shared.wire.messages import (
     Sampling,
     Step,
     Tokens,
+    WireDtype,
+    row_bytes,
 )
 
 log = structlog.get_logger()
@@ -42,12 +44,13 @@ FORGIVE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What an operator bounds a generation by."""
+    """What an operator bounds a generation by, and how hop outputs travel."""
 
     chunk_tokens: int
     guess_tokens: int
     step_timeout_seconds: float
     recovery_timeout_seconds: float
+    wire_dtype: WireDtype = "model"
 
 
 class SwarmGenerator:
@@ -71,7 +74,7 @@ class SwarmGenerator:
         max_tokens: int,
         stop_ids: frozenset[int],
         tenant: str = "",
-    ) -> AsyncGenerator[int, None]:
+    ) -> AsyncGenerator[Token, None]:
         """See gateway.generation.Generator. Prefixes are reused within a `tenant` only."""
         session_id = SessionId(os.urandom(16))
         self._checkpoints.open(session_id)
@@ -103,8 +106,8 @@ class SwarmGenerator:
         )
         try:
             while not session.is_over:
-                for token_id in await generation.advance():
-                    yield token_id
+                for token in await generation.advance():
+                    yield token
         finally:
             generation.close()
 
@@ -130,11 +133,15 @@ class _Generation:
         self._links = links
         self._checkpoints = checkpoints
         self._limits = limits
-        self._context = msgspec.msgpack.encode(sampling)
+        self._contexts = Contexts(sampling, session.tokens)
         self._inbox = links.open_inbox(session_id)
         self._touched: set[PeerId] = set()
         self._avoided_until: dict[PeerId, float] = {}
-        self._last_progress = time.monotonic()
+        self._patience = Patience(
+            limits.step_timeout_seconds, limits.recovery_timeout_seconds, time.monotonic()
+        )
+        self._accused: set[PeerId] = set()
+        self._last_refusal = ""
         self._prefixes = prefixes
         self._salt = salt
         # at least one token has to run, or there would be nothing to sample from
@@ -142,20 +149,28 @@ class _Generation:
         self._reused = 0
         self._log = log.bind(session=session_id.hex()[:8])
 
-    async def advance(self) -> list[int]:
+    async def advance(self) -> list[Token]:
         """Wait for something to happen; the tokens it brought, possibly none.
 
         Raises NoRoute while there has never been a route, else GenerationFailed.
         """
-        if self._session.gaps and await self._close_gaps():
-            return []
+        if self._session.gaps:
+            self._check_trouble()
+            if await self._close_gaps():
+                return []
+        has_gaps = bool(self._session.gaps)
         try:
-            async with asyncio.timeout(self._patience()):
+            async with asyncio.timeout(self._patience.left(time.monotonic(), has_gaps=has_gaps)):
                 event = await self._inbox.get()
         except TimeoutError:
             self._out_of_patience()
             return []
-        return self._perform(self._handle(event))
+        before = self._session.num_advances
+        fresh = self._perform(self._handle(event))
+        if self._session.num_advances != before:
+            self._patience.progressed(time.monotonic())
+            self._links.forgive(hop.worker for hop in self._session.route)
+        return fresh
 
     def close(self) -> None:
         """Free the session everywhere; its route may keep what it has read for a text like it."""
@@ -164,23 +179,22 @@ class _Generation:
         self._links.close_session(self._id, self._touched, keys)
         self._checkpoints.drop(self._id)
 
-    def _patience(self) -> float:
-        """Seconds until silence has lasted too long."""
-        limits = self._limits
-        gaps = self._session.gaps
-        limit = limits.recovery_timeout_seconds if gaps else limits.step_timeout_seconds
-        return max(0.0, self._last_progress + limit - time.monotonic())
-
-    def _out_of_patience(self) -> None:
-        if self._session.gaps:
-            gaps = ", ".join(map(str, self._session.gaps))
+    def _check_trouble(self) -> None:
+        """Raises GenerationFailed when the route has been broken for too long."""
+        if self._patience.is_over(time.monotonic()):
+            gaps = ", ".join(map(str, self._session.gaps or [self._spec.blocks]))
             raise GenerationFailed(
                 "worker_lost",
                 f"no worker took over blocks {gaps} within "
-                f"{self._limits.recovery_timeout_seconds:.0f} s",
+                f"{self._limits.recovery_timeout_seconds:.0f} s{self._last_refusal}",
             )
-        if suspect := self._session.suspect():
+
+    def _out_of_patience(self) -> None:
+        self._check_trouble()
+        suspect = self._session.suspect()
+        if suspect and not self._session.gaps:
             self._log.warning("step_timed_out", worker=suspect)
+            self._links.blame(suspect)
             self._lose(suspect)
 
     async def _close_gaps(self) -> bool:
@@ -199,7 +213,7 @@ class _Generation:
         if gap in self._session.gaps:
             self._log.debug("rerouted", span=str(gap), hops=[str(hop.span) for hop in hops])
             self._touched |= {hop.worker for hop in hops}
-            self._progressed()
+            self._patience.rerouted(time.monotonic())
             if not self._session.route:
                 self._reused = self._prefixes.reusable(hops, self._page_keys)
             self._perform(self._session.rerouted(gap, hops, reused=self._reused))
@@ -233,28 +247,47 @@ class _Generation:
         session = self._session
         match frame.message:
             case Tokens() as m:
-                self._progressed()
-                if max(m.token_ids) >= self._spec.vocab_size:
+                if not self._contexts.is_answered(m, self._spec.vocab_size):
                     self._lose(worker)
                     return []
-                actions = session.tokens_arrived(worker, m.epoch, m.position, m.token_ids)
+                actions = session.tokens_arrived(
+                    worker, m.epoch, m.position, m.token_ids, m.logprobs
+                )
                 self._checkpoints.truncate(self._id, session.confirmed)
                 return actions
             case Filled() as m:
-                self._progressed()
                 return session.filled(worker, m.epoch, m.block, m.position)
             case Checkpoint() as m:
-                self._progressed()
                 self._keep(worker, m, frame.payload)
             case Refused() as m:
                 self._log.info("step_refused", worker=worker, reason=m.reason, detail=m.detail)
                 self._has_less(worker, m)
-                actions = session.refused(worker, m.epoch, m.reason, m.cached, m.lost)
-                self._avoid_if_lost(m.lost if m.reason == "next_unreachable" else worker)
+                self._cannot_be_done(worker, m)
+                blamed = self._to_blame(worker, m)
+                actions = session.refused(worker, m.epoch, m.reason, m.cached, blamed)
+                # what a worker cannot do it will not learn within the session
+                seconds = math.inf if m.reason == "no_grammars" else FORGIVE_SECONDS
+                self._avoid_if_lost(blamed, seconds)
                 return actions
             case message:
                 raise ProtocolError(f"{type(message).__name__} is not about a session")
         return []
+
+    def _to_blame(self, worker: PeerId, refused: Refused) -> PeerId:
+        """Whom a refusal speaks against.
+
+        A worker that cannot reach the next hop is believed when we cannot reach it either, or
+        when another one has said so before: else the fault may as well be its own.
+        """
+        accused = refused.lost
+        if refused.reason != "next_unreachable":
+            return worker
+        if not self._session.is_next(worker, accused):
+            return worker
+        if accused in self._links.linked() and accused not in self._accused:
+            self._accused.add(accused)
+            return worker
+        return accused
 
     def _has_less(self, worker: PeerId, refused: Refused) -> None:
         """A hop that has less of the prefix than we thought: the others' part is worth nothing."""
@@ -264,12 +297,21 @@ class _Generation:
                     kept = refused.cached // PREFIX_PAGE_TOKENS
                     self._prefixes.forget(hop, self._page_keys[kept:])
 
+    def _cannot_be_done(self, worker: PeerId, refused: Refused) -> None:
+        """Raises GenerationFailed when any other worker would refuse as well."""
+        is_current = refused.epoch == self._session.epoch
+        if is_current and any(hop.worker == worker for hop in self._session.route):
+            if refused.reason == "bad_sampling":
+                raise GenerationFailed("bad_sampling", refused.detail)
+            self._last_refusal = f"; the last one refused: {refused.detail}"
+
     def _keep(self, worker: PeerId, message: Checkpoint, payload: memoryview) -> None:
-        expected = message.count * self._spec.hidden_size * DTYPE_BYTES[message.dtype]
+        expected = message.count * row_bytes(message.dtype, self._spec.hidden_size)
         is_of_route = any(
             (hop.worker, hop.span.end) == (worker, message.block) for hop in self._session.route
         )
-        if not is_of_route or len(payload) != expected:
+        is_of_text = message.position + message.count <= self._session.sent
+        if not (is_of_route and is_of_text) or len(payload) != expected:
             return
         count = self._session.checkpointed(
             worker, message.epoch, message.block, message.position, message.count
@@ -282,20 +324,21 @@ class _Generation:
         self._session.worker_lost(worker)
         self._avoid_if_lost(worker)
 
-    def _avoid_if_lost(self, worker: PeerId) -> None:
+    def _avoid_if_lost(self, worker: PeerId, seconds: float = FORGIVE_SECONDS) -> None:
         if self._session.is_lost(worker):
-            self._avoided_until[worker] = time.monotonic() + FORGIVE_SECONDS
+            now = time.monotonic()
+            self._patience.lost(now)
+            self._avoided_until[worker] = now + seconds
 
-    def _progressed(self) -> None:
-        self._last_progress = time.monotonic()
-
-    def _perform(self, actions: list[Action]) -> list[int]:
+    def _perform(self, actions: list[Action]) -> list[Token]:
         """Send what is to be sent; the tokens to emit."""
-        fresh: list[int] = []
+        fresh: list[Token] = []
         for action in actions:
             match action:
-                case Emit(token_ids=token_ids):
-                    fresh.extend(token_ids)
+                case Emit(token_ids=token_ids, logprobs=()):
+                    fresh.extend(map(Token, token_ids))
+                case Emit(token_ids=token_ids, logprobs=logprobs):
+                    fresh.extend(map(Token, token_ids, logprobs))
                 case Send():
                     self._send(action)
         return fresh
@@ -303,6 +346,7 @@ class _Generation:
     def _send(self, send: Send) -> None:
         dtype, payload = self._inputs(send)
         end = send.position + send.count
+        tokens = self._session.tokens
         step = Step(
             session=self._id,
             epoch=send.epoch,
@@ -312,9 +356,10 @@ class _Generation:
             hops=send.hops,
             dtype=dtype,
             sample=tuple(range(end - 1 - len(send.guesses), end)) if send.sample else (),
-            context=self._context if send.sample else b"",
+            context=self._contexts.context(tokens, send.guesses) if send.sample else b"",
             acknowledge=send.acknowledge,
             prefix=self._page_keys if send.position <= self._reused else (),
+            wire_dtype=self._limits.wire_dtype,
         )
         try:
             self._links.post(send.hops, step, payload)
@@ -327,8 +372,4 @@ class _Generation:
         end = send.position + send.count
         if block > 0:
             return self._checkpoints.rows(self._id, block, send.position, end)
-        ids = array("i", self._session.tokens[send.position : end])
-        ids.extend(send.guesses)
-        if sys.byteorder == "big":
-            ids.byteswap()
-        return "int32", ids.tobytes()
+        return "int32", pack_ids([*self._session.tokens[send.position : end], *send.guesses])

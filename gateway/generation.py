@@ -1,9 +1,18 @@
 """What the routes need of whatever makes tokens."""
 
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Protocol
 
-from shared.wire.messages import Sampling
+from shared.wire.messages import Sampling, TokenLogprobs
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of an answer; `logprobs` where `Sampling.num_logprobs` asks for them."""
+
+    token_id: int
+    logprobs: TokenLogprobs | None = None
 
 
 class Generator(Protocol):
@@ -16,8 +25,8 @@ class Generator(Protocol):
         sampling: Sampling,
         max_tokens: int,
         stop_ids: frozenset[int],
-    ) -> AsyncGenerator[int, None]:
-        """Token ids as they come; at most `max_tokens`, a stop id included as the last.
+    ) -> AsyncGenerator[Token, None]:
+        """Tokens as they come; at most `max_tokens`, a stop id included as the last.
 
         It ends by itself only there: an end without a stop id before `max_tokens` counts as a
         failure. Raises NoRoute before the first token, GenerationFailed(reason) later. Iterated

@@ -32,7 +32,9 @@ MAX_STANDING_LINKS = 64
 """Links kept to workers of the view before any session needs them."""
 
 AVOID_SECONDS = 5.0
-"""How long a worker that could not be dialled is left out of routes."""
+MAX_AVOID_SECONDS = 160.0
+"""How long a worker that could not be dialled or went silent is left out of routes: at first, and
+at most, doubling each time until it is forgiven."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Links:
         self._inboxes: dict[SessionId, Inbox] = {}
         self._introduced: dict[PeerId, dict[PeerId, str]] = {}
         self._avoided_until: dict[PeerId, float] = {}
+        self._strikes: dict[PeerId, int] = {}
 
     def open_inbox(self, session: SessionId) -> Inbox:
         """Where everything that concerns a session will arrive."""
@@ -108,6 +111,18 @@ class Links:
         now = self._clock()
         self._avoided_until = {p: t for p, t in self._avoided_until.items() if t > now}
         return self._avoided_until.keys()
+
+    def blame(self, worker: PeerId) -> None:
+        """Leave a worker out of all routes for a while, longer each time."""
+        strikes = self._strikes[worker] = self._strikes.get(worker, 0) + 1
+        seconds = min(AVOID_SECONDS * 2 ** (strikes - 1), MAX_AVOID_SECONDS)
+        self._avoided_until[worker] = self._clock() + seconds
+
+    def forgive(self, workers: Iterable[PeerId]) -> None:
+        """These workers have just done their part."""
+        if self._strikes:
+            for worker in workers:
+                self._strikes.pop(worker, None)
 
     async def prepare(self, route: Route) -> None:
         """Make sure of a link to every hop. Raises PeerUnreachable, after noting whom to avoid."""
@@ -151,7 +166,7 @@ class Links:
             await self._pool.connect(worker, announcement.url)
         except PeerUnreachable as error:
             log.warning("worker_unreachable", worker=worker, error=str(error))
-            self._avoided_until[worker] = self._clock() + AVOID_SECONDS
+            self.blame(worker)
             raise
 
     def _introduce(self, worker: PeerId, following: PeerId) -> None:

@@ -77,7 +77,7 @@ async def _swarm(
     settings: GatewaySettings, spec: ModelSpec
 ) -> AsyncGenerator[tuple[Links, KademliaDirectory]]:
     """The gateway's place in the swarm: discovery, the view, and links to workers."""
-    identity = Identity.load_or_create(settings.identity)
+    identity = Identity.claim(settings.identity)
     directory = KademliaDirectory(
         identity,
         listen=tcp_address("127.0.0.1", settings.dht_port),
@@ -121,6 +121,7 @@ def _limits(settings: GatewaySettings) -> Limits:
         guess_tokens=settings.guess_tokens,
         step_timeout_seconds=settings.step_timeout_seconds,
         recovery_timeout_seconds=settings.recovery_timeout_seconds,
+        wire_dtype=settings.wire,
     )
 
 

@@ -17,9 +17,11 @@ overwritten by the next step, whose position comes before it.
 
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from shared.errors import RefusalCode
 from shared.swarm import Hop, PeerId, Route, Span, tiles
+from shared.wire.messages import TokenLogprobs
 
 MAX_GAP_REFUSALS = 16
 """Position gaps a worker may report in one session before it counts as lost."""
@@ -44,16 +46,17 @@ class Send:
 
 @dataclass(frozen=True)
 class Emit:
-    """Token ids the client has not seen yet."""
+    """Token ids the client has not seen yet, and their logprobs if they came with any."""
 
     token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 Action = Send | Emit
 
 
 class Session:
-    """One generation's state.
+    """One generation's state. `num_advances` grows whenever something moved it on.
 
     `held(block)` says how many inputs of a block are checkpointed; `guess(tokens)` what may
     follow them.
@@ -83,6 +86,7 @@ class Session:
         self._guesses: tuple[int, ...] = ()
         self._guessing_at: int | None = None
         self._guessed_right_until: dict[int, int] = {}
+        self.num_advances = 0
         self.num_guessed = 0
         self.num_guessed_right = 0
         self._unanswered = 0
@@ -94,6 +98,15 @@ class Session:
     def confirmed(self) -> int:
         """The length of the text whose inputs every hop has run: all but the last token."""
         return self._unanswered
+
+    @property
+    def sent(self) -> int:
+        """The end of the inputs that any hop can have run: the text and the guesses after it."""
+        return len(self.tokens) + len(self._guesses)
+
+    def is_next(self, worker: PeerId, other: PeerId) -> bool:
+        """Whether `other` follows `worker` on the route."""
+        return any(a.worker == worker and b.worker == other for a, b in pairwise(self.route))
 
     def worker_lost(self, worker: PeerId) -> None:
         """A worker went silent, closed or refused: its hops become gaps."""
@@ -127,14 +140,21 @@ class Session:
         return [] if self.gaps else self._start_epoch()
 
     def tokens_arrived(
-        self, worker: PeerId, epoch: int, position: int, token_ids: Sequence[int]
+        self,
+        worker: PeerId,
+        epoch: int,
+        position: int,
+        token_ids: Sequence[int],
+        logprobs: tuple[TokenLogprobs, ...] = (),
     ) -> list[Action]:
         """The last hop sampled. Answers from routes or for positions left behind change nothing."""
         if self.is_over or epoch != self.epoch or position != len(self.tokens):
             return []
         if not self.route or worker != self.route[-1].worker:
             return []
+        self.num_advances += 1
         fresh = self._take(self._right(token_ids))
+        emit = Emit(fresh, logprobs[: len(fresh)])
         self._unanswered = len(self.tokens) - 1
         if self._guessing_at is not None:
             self._guessed_right_until[self._guessing_at] = self._unanswered
@@ -143,8 +163,8 @@ class Session:
         if not self.is_over:
             self._guesses = self._guess(self.tokens)[: self._max_length - len(self.tokens) - 1]
         if self.is_over or self.gaps:
-            return [Emit(fresh)]
-        return [*self._send_unanswered(), Emit(fresh)]
+            return [emit]
+        return [*self._send_unanswered(), emit]
 
     def filled(self, worker: PeerId, epoch: int, block: int, position: int) -> list[Action]:
         """A refill reached the end of its hops."""
@@ -153,6 +173,7 @@ class Session:
         hops, end = self._refill
         if (hops[-1].worker, hops[-1].span.end, end) != (worker, block, position):
             return []
+        self.num_advances += 1
         self._refill = None
         self._filled |= dict.fromkeys(hops, end)
         return [] if self.gaps else self._resume()
@@ -166,8 +187,10 @@ class Session:
         """
         end = min(position + count, self._guessed_right_until.get(position, position + count))
         for hop in self.route if epoch == self.epoch else ():
-            if (hop.worker, hop.span.end) == (worker, block) and position <= self._filled[hop]:
-                self._filled[hop] = max(self._filled[hop], end)
+            is_its = (hop.worker, hop.span.end) == (worker, block)
+            if is_its and position <= self._filled[hop] < end:
+                self._filled[hop] = end
+                self.num_advances += 1
         return end - position
 
     def refused(

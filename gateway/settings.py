@@ -7,6 +7,7 @@ from pydantic_settings import BaseSettings
 
 from shared.commands import Addresses, FilePath, OptionalPath, settings_config
 from shared.logs import LogFormat, LogLevel
+from shared.wire.messages import WireDtype
 
 GIB = 1 << 30
 
@@ -16,7 +17,7 @@ class GatewaySettings(BaseSettings):
 
     model_config = settings_config("GATEWAY_")
 
-    model: str = Field("", description="model directory or Hugging Face id; empty = bundled model")
+    model: str = Field("", description="model directory or OWNER/NAME[@REVISION]; empty = bundled")
     model_name: str = Field("", description="name clients ask for; empty = the directory's name")
     host: str = Field("127.0.0.1", min_length=1, description="address HTTP is served on")
     port: int = Field(8000, ge=0, le=65535, description="port HTTP is served on; 0 = any free")
@@ -42,10 +43,14 @@ class GatewaySettings(BaseSettings):
         GIB, ge=0, description="memory for checkpoints; 0 = always rebuild from token ids"
     )
     prefill_chunk_tokens: int = Field(
-        512, ge=1, description="most tokens of a prompt that one step carries"
+        512, ge=1, le=8192, description="most tokens of a prompt that one step carries"
     )
     guess_tokens: int = Field(
         0, ge=0, le=64, description="tokens guessed ahead by prompt lookup in each step; 0 = none"
+    )
+    wire: WireDtype = Field(
+        "model",
+        description="how hidden states travel: in the model's dtype, or as int8 at half the size",
     )
     dht_port: int = Field(0, ge=0, le=65535, description="TCP port of discovery; 0 = any free")
     log_level: LogLevel = Field("info", description="least urgent events to log")

@@ -12,6 +12,7 @@ import jinja2
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+from gateway.vocabulary import Vocabulary
 from shared.errors import ModelError, RequestError
 
 _load = cast(Any, AutoTokenizer).from_pretrained
@@ -122,6 +123,7 @@ class ChatText:
         self._tokenizer = tokenizer
         # Used directly, because the wrapper's encode() mutates it and fails across threads.
         self._backend: Tokenizer = tokenizer.backend_tokenizer
+        self.vocabulary = Vocabulary(self._backend.to_str)
         self._knows_developer = "developer" in str(tokenizer.chat_template)
 
     @classmethod

@@ -10,6 +10,7 @@ from contextlib import aclosing, suppress
 from typing import Final, Self
 
 from gateway.admission import Admission
+from gateway.generation import Token
 from shared.errors import GenerationFailed
 
 MAX_WAITING_TOKENS: Final = 64
@@ -21,7 +22,7 @@ class TokenStream:
 
     def __init__(
         self,
-        source: AsyncGenerator[int, None],
+        source: AsyncGenerator[Token, None],
         admission: Admission,
         *,
         stop_ids: frozenset[int],
@@ -31,7 +32,7 @@ class TokenStream:
         self._admission = admission
         self._stop_ids = stop_ids
         self._max_tokens = max_tokens
-        self._waiting: list[int] = []
+        self._waiting: list[Token] = []
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._is_closing = False
@@ -57,7 +58,7 @@ class TokenStream:
         if self._failure is not None and not self._waiting:
             raise self._failure
 
-    async def take(self) -> list[int]:
+    async def take(self) -> list[Token]:
         """The tokens that wait, at least one; none at the end.
 
         Raises what the generation raised, once its tokens are taken.
@@ -65,11 +66,11 @@ class TokenStream:
         await self._news.wait()
         if not self._is_over:
             self._news.clear()
-        token_ids, self._waiting = self._waiting, []
+        tokens, self._waiting = self._waiting, []
         self._room.set()
-        if self._failure is not None and not token_ids:
+        if self._failure is not None and not tokens:
             raise self._failure
-        return token_ids
+        return tokens
 
     def stop(self) -> None:
         """No more tokens are wanted. The session is freed in the background."""
@@ -92,11 +93,11 @@ class TokenStream:
     async def _run(self) -> None:
         async with self._admission.slot(), aclosing(self._source) as source:
             num_tokens = 0
-            async for token_id in source:
+            async for token in source:
                 num_tokens += 1
-                self._waiting.append(token_id)
+                self._waiting.append(token)
                 self._news.set()
-                if token_id in self._stop_ids or num_tokens == self._max_tokens:
+                if token.token_id in self._stop_ids or num_tokens == self._max_tokens:
                     break
                 await self._has_room()
             self._is_closing = True

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
 async def serve(settings: BootstrapSettings) -> None:
     """Be a server of the DHT until SIGINT or SIGTERM. Raises ConfigError."""
     directory = KademliaDirectory(
-        Identity.load_or_create(settings.identity),
+        Identity.claim(settings.identity),
         listen=tcp_address(settings.host, settings.port),
         join=settings.join,
         announce_addresses=announced(settings),

@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, Command] = {
     "worker": Command("host a span of a model's blocks: lend a machine", "worker"),
     "gateway": Command("serve the OpenAI API in front of a swarm", "gateway"),
     "bootstrap": Command("a node that newcomers find the others through"),
+    "models": Command("list the families of models a worker can host", "worker"),
 }
 
 HELP = """\

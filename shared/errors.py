@@ -9,6 +9,7 @@ BrigadeError
 ├── PeerUnreachable      no link to a peer: treat it as lost
 ├── NoRoute              some blocks have no worker: wait for one, or answer 503
 ├── StepRefused          a worker will not run a step: tell the gateway, with the code
+├── GrammarError         a grammar cannot be followed: say why to whoever wrote it
 ├── GenerationFailed     a stream cannot go on: say so honestly to the client
 └── RequestError         an HTTP client's mistake: 4xx, naming the parameter
 """
@@ -22,6 +23,8 @@ RefusalCode = Literal[
     "next_unreachable",  # the hop after this one cannot be reached; `lost` names it
     "bad_step",  # the step does not fit this worker's model or span
     "engine_failed",  # the computation itself failed
+    "no_grammars",  # this worker cannot follow grammars; another one may
+    "bad_sampling",  # what is asked of the choice of tokens cannot be done by any worker
 ]
 """Why a worker did not run a step, as it stands on the wire."""
 
@@ -83,6 +86,12 @@ class StepRefused(BrigadeError):
         super().__init__(detail)
         self.reason: RefusalCode = reason
         self.cached = cached
+
+
+class GrammarError(BrigadeError):
+    """A grammar does not compile, is too costly, or leaves no token to choose."""
+
+    code = "bad_grammar"
 
 
 class GenerationFailed(BrigadeError):

@@ -5,6 +5,7 @@ A peer id is libp2p's: base58 of the identity multihash of the protobuf-wrapped 
 peer in the DHT and on a link.
 """
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class Identity:
         self.seed = seed
         self.public_key = self._key.public_key().public_bytes_raw()
         self.peer = peer_id(self.public_key)
+        self._lock: int | None = None
 
     @classmethod
     def create(cls) -> "Identity":
@@ -51,6 +53,31 @@ class Identity:
             ) from error
         except OSError as error:
             raise ConfigError(f"identity file {path}: {error.strerror}") from error
+
+    @classmethod
+    def claim(cls, path: Path) -> "Identity":
+        """The identity kept in `path`, for this process alone for as long as it lives.
+
+        Two processes of one identity would take each other's answers. Raises ConfigError.
+        """
+        identity = cls.load_or_create(path)
+        lock = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(lock)
+            raise ConfigError(
+                f"identity file {path} is in use by another process; "
+                "give each process one of its own with --identity"
+            ) from error
+        identity._lock = lock
+        return identity
+
+    def release(self) -> None:
+        """Let another process claim this identity."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def sign(self, message: bytes) -> bytes:
         """A 64-byte Ed25519 signature."""

@@ -5,19 +5,12 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
 from shared.errors import ModelError
+from shared.hub import HubModel, fetch_text
 from shared.swarm import MAX_BLOCKS, ModelSpec
 
 BUNDLED = Path(__file__).parent / "bundled"
 BUNDLED_NAME = "brigade-tiny"
-
-TEXT_FILES = ["*.json", "*.jinja", "tokenizer.model", "*.txt"]
-"""What a gateway needs of a model: its config and its tokenizer."""
-
-WEIGHT_FILES = ["*.safetensors"]
 
 _REVISION_FILES = ("config.json", "tokenizer.json", "model.safetensors.index.json")
 
@@ -27,10 +20,11 @@ _HIDDEN_SIZE = ("hidden_size", "n_embd", "d_model")
 _MAX_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 
 
-def locate(model: str, *, with_weights: bool) -> Path:
-    """The directory of a model: the bundled one for "", a path, or a hub id fetched once.
+def locate(model: str) -> Path:
+    """The directory of a model's config and tokenizer: the bundled one for "", a path's, a hub's.
 
-    Raises ModelError when there is no such model.
+    Weights lie there too, unless the model comes from the hub. Raises ModelError when there is
+    no such model.
     """
     if not model:
         return BUNDLED
@@ -39,9 +33,19 @@ def locate(model: str, *, with_weights: bool) -> Path:
         return path
     if path.exists():
         raise ModelError(f"model {model} is a file; name the directory that holds config.json")
-    if model.startswith((".", "/", "~")) or model.count("/") != 1:
-        raise ModelError(f"model {model}: no such directory, nor a hub id of the form OWNER/NAME")
-    return _fetch(model, TEXT_FILES + (WEIGHT_FILES if with_weights else []))
+    if on_hub := hub_model(model):
+        return fetch_text(on_hub)
+    raise ModelError(
+        f"model {model}: no such directory, nor a hub id of the form OWNER/NAME or "
+        "OWNER/NAME@REVISION"
+    )
+
+
+def hub_model(model: str) -> HubModel | None:
+    """The model on the hub that an operator named; None when it is a directory, or none at all."""
+    if model.startswith((".", "/", "~")) or Path(model).expanduser().exists():
+        return None
+    return HubModel.parse(model)
 
 
 def name_of(model: str) -> str:
@@ -49,7 +53,10 @@ def name_of(model: str) -> str:
     if not model:
         return BUNDLED_NAME
     path = Path(model).expanduser()
-    return path.resolve().name if path.is_dir() else model
+    if path.is_dir():
+        return path.resolve().name
+    on_hub = hub_model(model)
+    return on_hub.repo if on_hub else model
 
 
 def read_spec(directory: Path, name: str) -> ModelSpec:
@@ -94,7 +101,7 @@ def revision_of(directory: Path) -> str:
     Weights are not in it, as a gateway holds none: serve other weights under another name.
     """
     if directory.parent.name == "snapshots":
-        return directory.name[:12]
+        return directory.name
     digest = hashlib.sha256()
     for name in _REVISION_FILES:
         path = directory / name
@@ -113,13 +120,3 @@ def _number(
     if default is None:
         raise ModelError(f"{directory / 'config.json'} has no usable {names[0]}")
     return default
-
-
-def _fetch(model: str, patterns: list[str]) -> Path:
-    try:
-        return Path(snapshot_download(model, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(
-            f"model {model}: no such directory, and the hub did not give it ({reason})"
-        ) from error

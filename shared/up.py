@@ -27,7 +27,8 @@ from shared.state_file import write_state
 from shared.swarm import Span
 
 T = TypeVar("T")
-STOP_GRACE_SECONDS = 10.0
+GRACE_SECONDS = {"gateway": 30.0, "worker": 10.0, "bootstrap": 10.0}
+"""How long each process may take to end, in the order in which they are told to."""
 POLL_SECONDS = 0.2
 QUESTION = "What is a bucket brigade?"
 EPILOG = """\
@@ -46,7 +47,7 @@ class UpSettings(BaseSettings):
 
     model_config = settings_config("UP_")
 
-    model: str = Field("", description="model directory or Hugging Face id; empty = bundled model")
+    model: str = Field("", description="model directory or OWNER/NAME[@REVISION]; empty = bundled")
     workers: int = Field(
         3, ge=1, le=64, description="spans the model's blocks are dealt into, each on a worker"
     )
@@ -58,6 +59,9 @@ class UpSettings(BaseSettings):
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where to compute; auto = CUDA when there is any"
+    )
+    quant: Literal["none", "int8", "nf4"] = Field(
+        "none", description="bitsandbytes weights, to save memory; int8 is very slow on CPU"
     )
     threads: int = Field(0, ge=0, description="CPU threads of each worker; 0 = all cores")
     host: str = Field("127.0.0.1", min_length=1, description="address HTTP is served on")
@@ -108,7 +112,7 @@ def worker_arguments(settings: UpSettings, key: Path, span: Span, join: str) -> 
         *("worker", "--model", settings.model, "--model-name", name_of(settings.model)),
         *("--blocks", str(span), "--join", join, "--swarm", "local"),
         *("--host", "127.0.0.1", "--port", "0", "--public-url", "", "--dht-port", "0"),
-        *("--dtype", settings.dtype, "--device", settings.device),
+        *("--dtype", settings.dtype, "--device", settings.device, "--quant", settings.quant),
         *("--threads", str(settings.threads), "--state-file", ""),
         *("--identity", str(key), "--log-level", settings.log_level),
     ]
@@ -126,7 +130,7 @@ def gateway_arguments(settings: UpSettings, key: Path, join: str) -> list[str]:
 
 async def run(settings: UpSettings) -> int:
     """Bring a swarm up, keep it until a signal comes, stop every process of it."""
-    spec = read_spec(locate(settings.model, with_weights=False), name_of(settings.model))
+    spec = read_spec(locate(settings.model), name_of(settings.model))
     spans = deal(spec.num_blocks, settings.workers)
     claim_port(settings.host, settings.port)
     if settings.state_file:
@@ -145,9 +149,16 @@ async def run(settings: UpSettings) -> int:
             life.cancel()
             await asyncio.gather(life, return_exceptions=True)  # it may be starting one just now
             board.note("stopping every process")
-            # The bootstrap node last, so that nobody misses it on the way out.
-            await stop_all(swarm.children[1:], grace_seconds=STOP_GRACE_SECONDS)
-            await stop_all(swarm.children[:1], grace_seconds=STOP_GRACE_SECONDS)
+            # The gateway first, whose streams need the workers to end well; the bootstrap node
+            # last, so that nobody misses it on the way out.
+            for role, seconds in GRACE_SECONDS.items():
+                children = [child for child in swarm.children if role_of(child.name) == role]
+                await stop_all(children, grace_seconds=seconds)
+
+
+def role_of(name: str) -> str:
+    """`worker` of `worker 0:3 #1`."""
+    return name.partition(" ")[0]
 
 
 class Swarm:

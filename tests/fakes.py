@@ -9,9 +9,10 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from gateway.generation import Token
 from gateway.text import ChatText
 from shared.swarm import ModelSpec
-from shared.wire.messages import Sampling
+from shared.wire.messages import Sampling, TokenLogprobs
 
 SPEC = ModelSpec(
     name="acme/tiny",
@@ -87,6 +88,7 @@ class FakeGenerator:
 
     token_ids: Sequence[int] = ()
     failure: Exception | None = None
+    logprobs: Mapping[int, TokenLogprobs] = field(default_factory=dict[int, TokenLogprobs])
     pauses: Mapping[int, asyncio.Event] = field(default_factory=dict[int, asyncio.Event])
     calls: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     started: asyncio.Event = field(default_factory=asyncio.Event)
@@ -99,14 +101,14 @@ class FakeGenerator:
         sampling: Sampling,
         max_tokens: int,
         stop_ids: frozenset[int],
-    ) -> AsyncGenerator[int, None]:
+    ) -> AsyncGenerator[Token, None]:
         """See gateway.generation.Generator."""
         self.calls.append({"prompt": prompt, "sampling": sampling, "max_tokens": max_tokens})
         self.started.set()
         try:
             for index, token_id in enumerate(self.token_ids[:max_tokens]):
                 await self._pause(index)
-                yield token_id
+                yield Token(token_id, self.logprobs.get(token_id))
             await self._pause(len(self.token_ids))
             if self.failure is not None:
                 raise self.failure

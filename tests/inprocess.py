@@ -21,7 +21,7 @@ from shared.model_files import read_spec
 from shared.records import sign_announcement
 from shared.swarm import Announcement, ModelSpec, Span, topic_of
 from shared.wire.link import SOCKET_OPTIONS
-from shared.wire.messages import Sampling
+from shared.wire.messages import Sampling, WireDtype
 from worker.engine import Engine, Work
 from worker.kv_cache import PAGE_TOKENS
 from worker.server import WorkerServer
@@ -79,6 +79,7 @@ async def swarm(
     max_step_tokens: int = 512,
     chunk_tokens: int = 512,
     guess_tokens: int = 0,
+    wire_dtype: WireDtype = "model",
 ) -> AsyncIterator[InProcessSwarm]:
     """Workers of these spans of the model in `directory`, and a generator linked to them."""
     spec = read_spec(directory, "tiny")
@@ -125,6 +126,6 @@ async def swarm(
         await watcher.refresh()
         links = Links(Identity.create(), SWARM, watcher)
         stack.push_async_callback(links.close)
-        limits = Limits(chunk_tokens, guess_tokens, 30, 30)
+        limits = Limits(chunk_tokens, guess_tokens, 30, 30, wire_dtype)
         generator = SwarmGenerator(spec, links, Checkpoints(1 << 24), limits)
         yield InProcessSwarm(spec, generator, engines, servers, links)

@@ -11,7 +11,20 @@ ROOT = Path(__file__).parents[1]
 OURS = ("gateway", "shared", "worker")
 TORCH_MODULES = (
     *(f"worker/{name}.py" for name in ("attention", "capacity", "engine", "kv_cache", "sampling")),
-    *(f"worker/{name}.py" for name in ("selftest", "span_model", "tensors", "weights")),
+    *(
+        f"worker/{name}.py"
+        for name in (
+            "fused_qkv",
+            "own_cache",
+            "pruning",
+            "quantization",
+            "selftest",
+            "span_model",
+            "tensors",
+            "wants",
+            "weights",
+        )
+    ),
     "worker/tiny/*.py",
 )
 # imported package -> the only modules that may import it
@@ -19,6 +32,7 @@ HOMES = {
     "torch": TORCH_MODULES,
     "bitsandbytes": TORCH_MODULES,
     "libp2p": ("shared/discovery/*.py",),
+    "llguidance": ("shared/grammars.py", "gateway/vocabulary.py", "worker/grammar.py"),
     "trio": ("shared/discovery/*.py",),
     "fastapi": ("gateway/*.py",),
     "gateway": ("gateway/*.py",),

@@ -15,6 +15,8 @@ from shared.bootstrap import BootstrapSettings
 from shared.brigade import COMMANDS
 from shared.commands import Setting, settings_of
 from shared.up import UpSettings
+from worker.families import State
+from worker.models import WORDS, Found, ModelsSettings
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[1]
@@ -25,12 +27,12 @@ CLASSES: dict[str, type[BaseSettings]] = {
     "worker": WorkerSettings,
     "bootstrap": BootstrapSettings,
     "up": UpSettings,
+    "models": ModelsSettings,
 }
-BEGIN, END = "<!-- settings: written by `make docs` -->\n", "<!-- end of settings -->"
 IN_README = {
     "gateway": "model model_name host port join swarm max_streams max_queue step_timeout_seconds "
     "recovery_timeout_seconds checkpoint_bytes",
-    "worker": "model blocks host port public_url join swarm dtype device threads kv_tokens "
+    "worker": "model blocks host port public_url join swarm dtype device quant threads kv_tokens "
     "grace_seconds",
     "bootstrap": "host port",
     "up": "workers replicas",
@@ -44,7 +46,7 @@ def env_example() -> str:
         for name, settings in CLASSES.items()
     ]
     return (
-        "# Settings of all four commands: copy to .env and uncomment what you change.\n"
+        "# Settings of all commands: copy to .env and uncomment what you change.\n"
         "# Lists take commas or JSON. Options on the command line win over this file.\n"
         "# Written by `make docs`.\n\n" + "\n".join(sections)
     )
@@ -73,10 +75,26 @@ def _code(default: str) -> str:
     return f"`{default}`" if default else ""
 
 
-def _readme_parts() -> tuple[str, str, str]:
-    before, _, rest = README.read_text().partition(BEGIN)
-    table, _, after = rest.partition(END)
-    return before, table, after
+def families_table() -> str:
+    """README's other table: the families that are served, and how many are not."""
+    found = Found.load()
+    by_state: dict[State, list[str]] = {state: [] for state in WORDS}
+    for family, verdict in found.families.items():
+        by_state[verdict.state].append(family)
+    rows = [
+        f"| {word}, {len(by_state[state])} | {', '.join(by_state[state])} |"
+        for state, word in WORDS.items()
+    ]
+    header = f"| transformers {found.transformers} | `model_type` in `config.json` |"
+    return "\n".join([header, "| --- | --- |", *rows, ""])
+
+
+def _between(page: str, part: str) -> tuple[str, str, str]:
+    """A page up to a generated part, that part, and the rest."""
+    begin, end = f"<!-- {part}: written by `make docs` -->\n", f"<!-- end of {part} -->"
+    before, _, rest = page.partition(begin)
+    table, _, after = rest.partition(end)
+    return before + begin, table, end + after
 
 
 def test_env_example_holds_every_setting_at_its_default():
@@ -84,7 +102,11 @@ def test_env_example_holds_every_setting_at_its_default():
 
 
 def test_readme_s_table_equals_the_settings_classes():
-    assert _readme_parts()[1] == settings_table()
+    assert _between(README.read_text(), "settings")[1] == settings_table()
+
+
+def test_readme_s_families_are_what_the_self_test_found():
+    assert _between(README.read_text(), "families")[1] == families_table()
 
 
 def test_readme_fits_in_200_lines():
@@ -129,8 +151,9 @@ def _code_in(markdown: str) -> str:
 def write() -> None:
     """Write the generated parts anew."""
     ENV_EXAMPLE.write_text(env_example())
-    before, _, after = _readme_parts()
-    README.write_text(f"{before}{BEGIN}{settings_table()}{END}{after}")
+    for part, table in (("settings", settings_table()), ("families", families_table())):
+        before, _, after = _between(README.read_text(), part)
+        README.write_text(before + table + after)
 
 
 if __name__ == "__main__":

@@ -68,8 +68,19 @@ def pages_that_fit(model: SpanModel, kv_tokens: int) -> int:
     """How many pages of cache to offer: `kv_tokens` if set, else by free memory. At least 1."""
     if kv_tokens:
         return max(1, kv_tokens // PAGE_TOKENS)
-    room = int(free_bytes(model.device) * MEMORY_SHARE)
-    return max(1, room // (bytes_per_token(model) * PAGE_TOKENS))
+    page_bytes = bytes_per_token(model) * PAGE_TOKENS  # has run all weights: they are in memory
+    room = free_bytes(model.device)
+    if model.device.type == "cpu":
+        room -= min(mapped_bytes(), model.weight_bytes)
+    return max(1, int(room * MEMORY_SHARE) // page_bytes)
+
+
+def mapped_bytes() -> int:
+    """Weights mapped from their files: the kernel calls them available, but we need them."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssFile:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def _cgroup_free() -> int:

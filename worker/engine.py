@@ -14,16 +14,23 @@ import torch
 from torch import Tensor
 
 from shared.errors import ProtocolError, StepRefused
-from shared.wire.messages import PayloadDtype, Sampling
+from shared.wire.messages import PayloadDtype, SamplingContext, TokenLogprobs, WireDtype
 from worker.batcher import choose
+from worker.grammar import Grammars
 from worker.kv_cache import KvCache, Segment
-from worker.sampling import sample
+from worker.metrics import WorkerMetrics
+from worker.sampling import logprobs, sample
 from worker.sessions import PartKey
 from worker.span_model import SpanModel
-from worker.tensors import from_payload, name_of, to_payload
+from worker.tensors import encode_int8, from_payload, name_of, to_payload
+from worker.wants import Want, bent, wants_of
 
 log = structlog.get_logger()
 
+LINGER_SHARE = 0.1
+"""Most of a decode step's time that a batch waits for more steps to join it."""
+QUIET_SECONDS = 0.001
+"""Silence after which no more are expected."""
 SMOOTHING = 0.1
 """Weight of the newest measurement in the running mean of a decode step's seconds."""
 
@@ -35,14 +42,16 @@ class Outcome:
     payload: bytes = b""
     dtype: PayloadDtype = "float32"
     token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True)
 class Work:
     """One admitted step, ready to run.
 
-    `payload` holds token ids or hidden states as the wire brought them; `sample` the positions
-    after which a token is wanted, `sampling` how to choose it. Exactly one of the callbacks is
+    `payload` holds token ids or hidden states as the wire brought them, `wire_dtype` says how the
+    outcome goes on; `sample` holds the positions
+    after which a token is wanted, `context` how to choose it. Exactly one of the callbacks is
     called, once, unless the session is freed first.
     """
 
@@ -53,21 +62,27 @@ class Work:
     payload: memoryview
     dtype: PayloadDtype
     sample: tuple[int, ...]
-    sampling: Sampling
+    context: SamplingContext
     on_done: Callable[[Outcome], object]
     on_failed: Callable[[StepRefused], object]
+    wire_dtype: WireDtype = "model"
 
 
 class Engine:
     """Runs steps in batches on a thread of its own."""
 
-    def __init__(self, model: SpanModel, *, max_step_tokens: int) -> None:
+    def __init__(
+        self, model: SpanModel, *, max_step_tokens: int, grammars: Grammars | None = None
+    ) -> None:
         self.decode_seconds = 0.0
+        self.metrics = WorkerMetrics()
         self._model = model
+        self._grammars = grammars
         self._cache = KvCache()
         self.max_step_tokens = max_step_tokens
         self._condition = threading.Condition()
         self._waiting: list[Work] = []
+        self._held: list[Work] = []
         self._chores: list[Callable[[], None]] = []
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -79,7 +94,7 @@ class Engine:
     def submit(self, work: Work) -> None:
         """Queue a step. Steps of one session run in the order they come."""
         with self._condition:
-            self._waiting.append(work)
+            self._enqueue(work)
             self._condition.notify()
 
     def free(self, keys: Sequence[PartKey]) -> None:
@@ -101,19 +116,47 @@ class Engine:
             self._is_stopping = True
             self._condition.notify()
         self._thread.join()
+        if self._grammars:
+            self._grammars.close()
 
     @property
     def queued(self) -> int:
         """Steps waiting."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._held)
+
+    def _enqueue(self, work: Work) -> None:
+        """Into the queue, or aside while its grammar is compiled and for as long as one before it
+        in its session is."""
+        grammar = work.context.sampling.grammar if work.sample else None
+        is_behind = any(held.key == work.key for held in self._held)
+        if is_behind or (
+            grammar and self._grammars and not self._grammars.prepare(grammar, self._release)
+        ):
+            self._held.append(work)
+        else:
+            self._waiting.append(work)
+
+    def _release(self) -> None:
+        """A grammar is compiled: let on what waited for it."""
+        with self._condition:
+            held, self._held = self._held, []
+            for work in held:
+                self._enqueue(work)
+            self._condition.notify()
 
     def _drop(self, keys: Sequence[PartKey], chores: Sequence[Callable[[], None]]) -> None:
         """Forget waiting steps, and do chores before the next batch, in the order they come."""
         with self._condition:
             gone = set(keys)
             self._waiting = [work for work in self._waiting if work.key not in gone]
+            self._held = [work for work in self._held if work.key not in gone]
             self._chores.extend(chores)
             self._condition.notify()
+
+    @property
+    def queued_bytes(self) -> int:
+        """Inputs of the steps that wait."""
+        return sum(len(work.payload) for work in self._waiting)
 
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
@@ -125,21 +168,43 @@ class Engine:
         with self._condition:
             while not (self._waiting or self._chores or self._is_stopping):
                 self._condition.wait()
+            self._linger()
             if self._is_stopping:
                 return None
             for chore in self._chores:
                 chore()
             self._chores.clear()
-            batch = choose(self._waiting, self.max_step_tokens)
+            if self._model.batches:
+                batch = choose(self._waiting, self.max_step_tokens)
+            else:
+                batch = self._waiting[:1]
             chosen = set(map(id, batch))
             self._waiting = [work for work in self._waiting if id(work) not in chosen]
             return batch
 
+    def _linger(self) -> None:
+        """Give steps that are about to arrive the chance to share this batch.
+
+        The tokens of one batch come back as steps one by one, and without a moment's patience the
+        first of them would run alone. With a single session nothing is waited for.
+        """
+        if not self._model.batches:
+            return
+        deadline = time.perf_counter() + LINGER_SHARE * self.decode_seconds
+        while 0 < len(self._waiting) < self._cache.num_parts and not self._is_stopping:
+            num_waiting = len(self._waiting)
+            left = min(QUIET_SECONDS, deadline - time.perf_counter())
+            if left <= 0:
+                return
+            self._condition.wait(left)
+            if len(self._waiting) == num_waiting:
+                return
+
     def _run_batch(self, batch: list[Work]) -> None:
-        runnable: list[tuple[Work, Tensor]] = []
+        runnable: list[tuple[Work, Tensor, list[Want]]] = []
         for work in batch:
             try:
-                runnable.append((work, self._inputs_of(work)))
+                runnable.append((work, self._inputs_of(work), self._wants_of(work)))
             except StepRefused as error:
                 work.on_failed(error)
             except ProtocolError as error:
@@ -148,14 +213,17 @@ class Engine:
             return
         started = time.perf_counter()
         try:
-            outcomes = self._forward([work for work, _ in runnable], [x for _, x in runnable])
+            outcomes = self._forward(*map(list, zip(*runnable, strict=True)))
+        except StepRefused as error:  # a batch of one: its cache cannot be rewound
+            runnable[0][0].on_failed(error)
+            return
         except Exception as error:  # torch raises anything; the thread must outlive a bad batch
             log.exception("engine_failed", steps=len(runnable))
-            for work, _ in runnable:
+            for work, _, _ in runnable:
                 work.on_failed(StepRefused("engine_failed", type(error).__name__))
             return
         self._measure(batch, time.perf_counter() - started)
-        for (work, _), outcome in zip(runnable, outcomes, strict=True):
+        for (work, _, _), outcome in zip(runnable, outcomes, strict=True):
             if isinstance(outcome, StepRefused):
                 work.on_failed(outcome)
             else:
@@ -174,7 +242,15 @@ class Engine:
             raise StepRefused("bad_step", f"token ids must be below {self._model.vocab_size}")
         return ids
 
-    def _forward(self, works: list[Work], inputs: list[Tensor]) -> list[Outcome | StepRefused]:
+    def _wants_of(self, work: Work) -> list[Want]:
+        """What the step asks of its tokens. Raises StepRefused when that cannot be had."""
+        if not work.sample:
+            return []
+        return wants_of(work.context, work.sample, self._grammars, self._model.vocab_size)
+
+    def _forward(
+        self, works: list[Work], inputs: list[Tensor], wants: list[list[Want]]
+    ) -> list[Outcome | StepRefused]:
         active = works[0].key[1]
         segments = [Segment(self._cache.slab(w.key, w.pages), w.position, w.count) for w in works]
         keep = _rows_to_sample(works)
@@ -184,31 +260,23 @@ class Engine:
         for segment in segments:
             segment.slab.length = segment.end
         if active.end == self._model.num_blocks:
-            return self._choose_tokens(works, out) if keep else [Outcome() for _ in works]
-        dtype = name_of(out.dtype)
+            return _choose_tokens(wants, out) if keep else [Outcome() for _ in works]
         parts = out.split([w.count for w in works])
-        return [Outcome(payload=to_payload(part), dtype=dtype) for part in parts]
-
-    def _choose_tokens(self, works: list[Work], logits: Tensor) -> list[Outcome | StepRefused]:
-        params = [work.sampling for work in works for _ in work.sample]
-        positions = [position + 1 for work in works for position in work.sample]
-        ids = sample(logits, params, positions)
-        finite = logits.amax(-1).isfinite().tolist()  # a NaN anywhere in the row is its maximum
-        outcomes: list[Outcome | StepRefused] = []
-        taken = 0
-        for work in works:
-            end = taken + len(work.sample)
-            if all(finite[taken:end]):
-                outcomes.append(Outcome(token_ids=tuple(ids[taken:end])))
-            else:
-                outcomes.append(StepRefused("engine_failed", "the logits are not finite"))
-            taken = end
-        return outcomes
+        return [_packed(part, work.wire_dtype) for part, work in zip(parts, works, strict=True)]
 
     def _measure(self, batch: list[Work], seconds: float) -> None:
+        counts = [work.count for work in batch]
+        self.metrics.ran(counts, sum(len(work.sample) for work in batch), seconds)
         if all(work.count == 1 for work in batch):
             last = self.decode_seconds or seconds
             self.decode_seconds = last + SMOOTHING * (seconds - last)
+
+
+def _packed(hidden: Tensor, wire_dtype: WireDtype) -> Outcome:
+    """Hidden states as they go to the next hop."""
+    if wire_dtype == "int8":
+        return Outcome(payload=encode_int8(hidden), dtype="int8b64")
+    return Outcome(payload=to_payload(hidden), dtype=name_of(hidden.dtype))
 
 
 def _rows_to_sample(works: list[Work]) -> list[int]:
@@ -219,3 +287,38 @@ def _rows_to_sample(works: list[Work]) -> list[int]:
         rows.extend(offset + position - work.position for position in work.sample)
         offset += work.count
     return rows
+
+
+def _choose_tokens(wants: list[list[Want]], logits: Tensor) -> list[Outcome | StepRefused]:
+    """The tokens of each step, whose rows of `logits` follow each other."""
+    flat = [want for of_step in wants for want in of_step]
+    ids = sample(bent(logits, flat), [w.sampling for w in flat], [w.position for w in flat])
+    told = _logprobs(flat, logits, ids)
+    finite = logits.amax(-1).isfinite().tolist()  # a NaN anywhere in the row is its maximum
+    outcomes: list[Outcome | StepRefused] = []
+    taken = 0
+    for of_step in wants:
+        rows = range(taken, taken + len(of_step))
+        if all(finite[row] for row in rows):
+            tokens = tuple(ids[row] for row in rows)
+            outcomes.append(
+                Outcome(token_ids=tokens, logprobs=tuple(told[row] for row in rows if row in told))
+            )
+        else:
+            outcomes.append(StepRefused("engine_failed", "the logits are not finite"))
+        taken = rows.stop
+    return outcomes
+
+
+def _logprobs(wants: list[Want], logits: Tensor, ids: list[int]) -> dict[int, TokenLogprobs]:
+    """By row, for those that asked."""
+    counts = {
+        row: want.sampling.num_logprobs
+        for row, want in enumerate(wants)
+        if want.sampling.num_logprobs is not None
+    }
+    if not counts:
+        return {}
+    rows = list(counts)
+    told = logprobs(logits[rows], [ids[row] for row in rows], list(counts.values()))
+    return dict(zip(rows, told, strict=True))

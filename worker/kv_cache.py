@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from shared.swarm import SessionId, Span
+from worker.own_cache import OwnCache
 
 PAGE_TOKENS = 16
 
@@ -29,6 +30,7 @@ class Slab:
     length: int = 0
     keys: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     values: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    own: OwnCache | None = None  # instead of keys and values, where a family needs its own
 
     def write(self, block: int, position: int, keys: Tensor, values: Tensor) -> None:
         """Put keys and values [kv_heads, count, head_dim] at `position` and those after it."""
@@ -38,7 +40,8 @@ class Slab:
     @property
     def num_bytes(self) -> int:
         """Memory held."""
-        return sum(t.nbytes for t in (*self.keys.values(), *self.values.values()))
+        held = sum(t.nbytes for t in (*self.keys.values(), *self.values.values()))
+        return held + (self.own.num_bytes if self.own else 0)
 
     def head(self, tokens: int, capacity: int) -> "Slab":
         """A copy of the first `tokens` positions, with room for `capacity`."""
@@ -65,6 +68,7 @@ class KvCache:
 
     def __init__(self) -> None:
         self._slabs: dict[CacheKey, Slab] = {}
+        self._kept: set[CacheKey] = set()
 
     def slab(self, key: CacheKey, pages: int) -> Slab:
         """The session's slab, with room for `pages`."""
@@ -86,10 +90,17 @@ class KvCache:
         """Keep a part's slab under another name."""
         if slab := self._slabs.pop(key, None):
             self._slabs[name] = slab
+            self._kept.add(name)
+
+    @property
+    def num_parts(self) -> int:
+        """How many sessions' parts have a cache, those kept for others left out."""
+        return len(self._slabs) - len(self._kept)
 
     def free(self, key: CacheKey) -> None:
         """Forget a session's part."""
         self._slabs.pop(key, None)
+        self._kept.discard(key)
 
     @property
     def num_bytes(self) -> int:

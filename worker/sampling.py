@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from shared.wire.messages import Sampling
+from shared.wire.messages import LEAST_LOGPROB, Sampling, TokenLogprobs
 
 CANDIDATES = 256
 """Tokens considered for sampling, the likeliest first. Bounds the cost of a large vocabulary."""
@@ -22,28 +22,42 @@ _GOLDEN = -7046029254386353131  # 2**64 / golden ratio, as signed int64
 def sample(logits: Tensor, params: Sequence[Sampling], positions: Sequence[int]) -> list[int]:
     """The next token of each row. `logits` is float [rows, vocab_size].
 
-    `positions` are those the new tokens will take. Nucleus sampling as in arXiv:1904.09751.
+    `positions` are those the new tokens will take. What stays of the likeliest is decided as
+    transformers does: top_k, then of those the nucleus (arXiv:1904.09751), then min_p.
     """
     rows = logits.float()
-    likeliest = rows.argmax(-1)
-    if all(_is_greedy(p) for p in params):
-        return likeliest.tolist()
+    is_greedy = [p.temperature == 0 or p.top_p == 0 or p.top_k == 1 for p in params]
+    if all(is_greedy):
+        return rows.argmax(-1).tolist()
     top, ids = rows.topk(min(CANDIDATES, rows.shape[-1]))
     device = rows.device
     temperature = torch.tensor([p.temperature or 1.0 for p in params], device=device)[:, None]
-    top_p = torch.tensor([p.top_p for p in params], device=device)[:, None]
     log_p = top / temperature - (rows / temperature).logsumexp(-1, keepdim=True)
-    p = log_p.exp()
-    # a candidate stays while those before it have not yet filled the nucleus; the first always
-    keep = p.cumsum(-1) - p < top_p
-    keep[:, 0] = True
+    keep = _kept(log_p.exp(), params)
     seeds = torch.tensor([p.seed for p in params], device=device)
     noise = gumbel(seeds, torch.tensor(positions, device=device), ids)
     scores = torch.where(keep, log_p.double() + noise, -torch.inf)
-    greedy = torch.tensor([_is_greedy(p) for p in params], device=device)
     drawn = ids.gather(1, scores.argmax(-1, keepdim=True))[:, 0]
-    # not ids[:, 0]: of equal logits, argmax and topk may prefer different ones
-    return torch.where(greedy, likeliest, drawn).tolist()
+    if any(is_greedy):
+        # not ids[:, 0]: of equal logits, argmax and topk may prefer different ones
+        drawn = torch.where(torch.tensor(is_greedy, device=device), rows.argmax(-1), drawn)
+    return drawn.tolist()
+
+
+def logprobs(logits: Tensor, ids: Sequence[int], counts: Sequence[int]) -> list[TokenLogprobs]:
+    """How likely each row finds its token of `ids`, with as many of the likeliest as `counts` says.
+
+    `logits` is float [rows, vocab_size], as the model gave them.
+    """
+    log_p = logits.float().log_softmax(-1)
+    chosen = log_p.gather(1, torch.tensor(ids, device=log_p.device)[:, None])[:, 0]
+    top, top_ids = log_p.topk(min(max(counts), log_p.shape[-1]))
+    return [
+        TokenLogprobs(_bounded(own), tuple(row_ids[:count]), tuple(map(_bounded, row[:count])))
+        for own, row, row_ids, count in zip(
+            chosen.tolist(), top.tolist(), top_ids.tolist(), counts, strict=True
+        )
+    ]
 
 
 def gumbel(seeds: Tensor, positions: Tensor, token_ids: Tensor) -> Tensor:
@@ -57,6 +71,27 @@ def gumbel(seeds: Tensor, positions: Tensor, token_ids: Tensor) -> Tensor:
     return -torch.log(-torch.log(uniform))
 
 
+def _kept(p: Tensor, params: Sequence[Sampling]) -> Tensor:
+    """Which candidates, the likeliest first, may be drawn: bool like `p`; the first always."""
+    before = p.cumsum(-1) - p
+    nucleus = torch.tensor([s.top_p for s in params], device=p.device)[:, None]
+    if not any(s.top_k for s in params):
+        keep = before < nucleus
+    else:
+        width = p.shape[-1]
+        top_k = [min(s.top_k or width, width) for s in params]
+        count = torch.tensor(top_k, device=p.device)[:, None]
+        # the nucleus is a share of what top_k leaves, and of everything without top_k
+        last = (before + p).gather(1, count - 1)
+        has_top_k = torch.tensor([bool(s.top_k) for s in params], device=p.device)[:, None]
+        keep = before < torch.where(has_top_k, last, 1.0) * nucleus
+        keep &= torch.arange(width, device=p.device) < count
+    if any(s.min_p for s in params):
+        keep &= p >= torch.tensor([s.min_p for s in params], device=p.device)[:, None] * p[:, :1]
+    keep[:, 0] = True
+    return keep
+
+
 def _mix(x: Tensor) -> Tensor:
     """The finaliser of splitmix64 in wrapping int64; `>>` is arithmetic, hence the masks.
 
@@ -67,5 +102,6 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
 
-def _is_greedy(params: Sampling) -> bool:
-    return params.temperature == 0 or params.top_p == 0
+def _bounded(logprob: float) -> float:
+    """JSON has no infinity, and rounding may put a certainty just above 0."""
+    return min(max(logprob, LEAST_LOGPROB), 0.0)

@@ -20,7 +20,6 @@ from shared.swarm import PeerId, SessionId, Span
 from shared.wire.codec import Frame, encode
 from shared.wire.link import Link, LinkPool
 from shared.wire.messages import (
-    DTYPE_BYTES,
     Checkpoint,
     Close,
     Filled,
@@ -30,9 +29,11 @@ from shared.wire.messages import (
     Proof,
     Refused,
     Sampling,
+    SamplingContext,
     Status,
     Step,
     Tokens,
+    row_bytes,
 )
 from worker.engine import Engine, Outcome, Work
 from worker.neighbours import Neighbours
@@ -44,9 +45,12 @@ log = structlog.get_logger()
 ORPHAN_SECONDS = 30.0
 """How long the sessions of a gateway whose link broke are kept for its return."""
 
-GREEDY = Sampling(temperature=0)
+MAX_QUEUED_BYTES = 512 << 20
+"""Inputs of waiting steps; more are refused."""
 
-_decode_sampling = msgspec.msgpack.Decoder(Sampling).decode
+GREEDY = SamplingContext(Sampling(temperature=0))
+
+_decode_context = msgspec.msgpack.Decoder(SamplingContext).decode
 
 
 class Shape(Protocol):
@@ -56,6 +60,10 @@ class Shape(Protocol):
     def num_blocks(self) -> int: ...
     @property
     def hidden_size(self) -> int: ...
+    @property
+    def max_positions(self) -> int: ...
+    @property
+    def batches(self) -> bool: ...
 
 
 class WorkerServer:
@@ -132,12 +140,12 @@ class WorkerServer:
                 raise ProtocolError(f"a worker takes no {type(message).__name__}")
 
     def _on_lost(self, peer: PeerId) -> None:
-        if peer in self._gateways:
-            self._gateways.discard(peer)
-            self.sessions.orphan(peer, self._clock() + ORPHAN_SECONDS)
+        self._gateways.discard(peer)
+        self.sessions.orphan(peer, self._clock() + ORPHAN_SECONDS)
 
     def _on_close(self, session: SessionId, gateway: PeerId, prefix: tuple[bytes, ...]) -> None:
-        kept = self.sessions.keep(session, gateway, prefix)
+        # a cache of transformers' own cannot be begun with a part of another
+        kept = self.sessions.keep(session, gateway, prefix if self._shape.batches else ())
         self._engine.keep(kept)
         freed = self.sessions.close(session, gateway)
         self._engine.free(freed + self.sessions.take_evicted())
@@ -145,19 +153,24 @@ class WorkerServer:
             self.tell_gateways()
 
     def _on_step(self, step: Step, payload: memoryview) -> None:
+        if self.pool.get(step.gateway) is None:
+            log.info("step_of_stranger", gateway=step.gateway)
+            return  # nobody to answer to, and nobody whose leaving would free the session
         num_sessions = len(self.sessions)
         try:
             self._check(step, payload)
-            sampling = _sampling_of(step) if len(step.hops) == 1 else GREEDY
+            if self._engine.queued_bytes + len(payload) > MAX_QUEUED_BYTES:
+                raise StepRefused("no_pages", "too many steps are waiting already")
+            context = _context_of(step) if len(step.hops) == 1 else GREEDY
             for piece, rows in pieces(step, payload, self._engine.max_step_tokens):
-                self._run(piece, rows, sampling)
+                self._run(piece, rows, context)
         except StepRefused as error:
             self._refuse(step, error)
         self._engine.free(self.sessions.take_evicted())
         if len(self.sessions) != num_sessions:
             self.tell_gateways()
 
-    def _run(self, step: Step, payload: memoryview, sampling: Sampling) -> None:
+    def _run(self, step: Step, payload: memoryview, context: SamplingContext) -> None:
         part = self.sessions.admit(step, self._clock())
         if part is None:
             return  # a route the session has left
@@ -175,7 +188,8 @@ class WorkerServer:
                 payload=payload,
                 dtype=step.dtype,
                 sample=step.sample if len(step.hops) == 1 else (),
-                sampling=sampling,
+                context=context,
+                wire_dtype=step.wire_dtype,
                 on_done=lambda outcome: post(self._on_done, step, outcome),
                 on_failed=lambda error: post(self._on_failed, step, error),
             )
@@ -192,10 +206,12 @@ class WorkerServer:
         if is_first != (step.dtype == "int32"):
             raise StepRefused("bad_step", f"{step.dtype} is not what block {hop.span.start} takes")
         width = 1 if is_first else self._shape.hidden_size
-        expected = step.count * width * DTYPE_BYTES[step.dtype]
+        expected = step.count * row_bytes(step.dtype, width)
         if len(payload) != expected:
             raise StepRefused("bad_step", f"payload of {len(payload)} bytes, not {expected}")
         end = step.position + step.count
+        if end > self._shape.max_positions:
+            raise StepRefused("bad_step", f"ends at {end} of {self._shape.max_positions} positions")
         if any(not step.position <= position < end for position in step.sample):
             raise StepRefused("bad_step", "asks for a sample outside the step")
         if any(after != before + 1 for before, after in pairwise(step.sample)):
@@ -212,12 +228,20 @@ class WorkerServer:
         self._refuse(msgspec.structs.replace(step, epoch=epoch), error)
 
     def _on_done(self, step: Step, outcome: Outcome) -> None:
+        if self.sessions.is_closed(SessionId(step.session), step.gateway):
+            return  # its gateway no longer waits, and the hops behind have been told so
         if len(step.hops) > 1:
             self._push_on(step, outcome)
         elif step.sample:
             self._answer(
                 step.gateway,
-                Tokens(step.session, step.epoch, step.sample[0] + 1, outcome.token_ids),
+                Tokens(
+                    step.session,
+                    step.epoch,
+                    step.sample[0] + 1,
+                    outcome.token_ids,
+                    outcome.logprobs,
+                ),
             )
         if len(step.hops) == 1 and step.acknowledge:
             end = step.position + step.count
@@ -262,6 +286,7 @@ class WorkerServer:
         )
 
     def _refuse(self, step: Step, error: StepRefused) -> None:
+        self._engine.metrics.refusals.labels(error.reason).inc()
         log.info("step_refused", reason=error.reason, detail=str(error), position=step.position)
         self._answer(
             step.gateway,
@@ -286,12 +311,12 @@ class WorkerServer:
             log.warning("gateway_unreachable", gateway=gateway, error=str(error))
 
 
-def _sampling_of(step: Step) -> Sampling:
-    """The step's sampling parameters. Raises StepRefused when they do not read."""
+def _context_of(step: Step) -> SamplingContext:
+    """How the step's tokens are chosen. Raises StepRefused when they do not read."""
     if not step.context:
         return GREEDY
     try:
-        return _decode_sampling(step.context)
+        return _decode_context(step.context)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise StepRefused("bad_step", f"the sampling context does not read: {error}") from error
 

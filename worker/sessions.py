@@ -5,6 +5,7 @@ step beyond is refused with the cache's length. So first step, prefill chunk, du
 are one case. Lengths count what was admitted: the engine runs the steps of a session in order.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from shared.swarm import PeerId, SessionId, Span
 from shared.wire.messages import PREFIX_PAGE_TOKENS, Step
 from worker.prefixes import Kept, Match, Prefixes
 
+MAX_CLOSED = 4096
+"""Closed sessions remembered."""
 KEPT_SHARE = 0.5
 """Share of all pages that caches of finished sessions may hold."""
 
@@ -51,6 +54,7 @@ class Sessions:
         self.is_draining = False
         self.prefixes = Prefixes()
         self._evicted: list[PartKey] = []
+        self._closed: OrderedDict[tuple[SessionId, PeerId], None] = OrderedDict()
         self._page_tokens = page_tokens
         self._max_sessions = max_sessions
         self._lease_seconds = lease_seconds
@@ -67,6 +71,8 @@ class Sessions:
         span = step.hops[0].span
         key = (SessionId(step.session), span)
         part = self._parts.get(key)
+        if self.is_closed(key[0], step.gateway):
+            return None
         if part is not None and step.epoch < part.epoch:
             return None
         match = None if part else self.prefixes.find(span, step.prefix)
@@ -80,8 +86,18 @@ class Sessions:
         part.deadline = now + self._lease_seconds
         return part
 
+    def is_closed(self, session: SessionId, gateway: PeerId) -> bool:
+        """Whether its gateway closed this session a while ago."""
+        return (session, gateway) in self._closed
+
     def close(self, session: SessionId, gateway: PeerId) -> list[PartKey]:
-        """Free a session at its gateway's word; the parts that were freed."""
+        """Free a session at its gateway's word; the parts that were freed.
+
+        Steps of it may still be on their way from other workers, so it is remembered as closed.
+        """
+        self._closed[session, gateway] = None
+        while len(self._closed) > MAX_CLOSED:
+            self._closed.popitem(last=False)
         return self._free(
             key
             for key, part in self._parts.items()

@@ -11,6 +11,7 @@ from shared.logs import LogFormat, LogLevel
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
+Quant = Literal["none", "int8", "nf4"]
 
 
 class WorkerSettings(BaseSettings):
@@ -18,7 +19,7 @@ class WorkerSettings(BaseSettings):
 
     model_config = settings_config("WORKER_")
 
-    model: str = Field("", description="model directory or Hugging Face id; empty = bundled model")
+    model: str = Field("", description="model directory or OWNER/NAME[@REVISION]; empty = bundled")
     model_name: str = Field("", description="name it is served under; empty = the directory's name")
     blocks: str = Field(
         "",
@@ -42,6 +43,9 @@ class WorkerSettings(BaseSettings):
     )
     dtype: Dtype = Field("auto", description="number format to compute in; auto = the model's own")
     device: Device = Field("auto", description="where to compute; auto = CUDA when there is any")
+    quant: Quant = Field(
+        "none", description="bitsandbytes weights, to save memory; int8 is very slow on CPU"
+    )
     threads: int = Field(0, ge=0, description="CPU threads to compute with; 0 = all cores")
     max_sessions: int = Field(256, ge=1, description="generations hosted at a time")
     kv_tokens: int = Field(

@@ -1,8 +1,4 @@
-"""A transformers causal LM pruned to a span, run through the model's own forward.
-
-Pruning happens inside `__init__`, before weights are loaded, so that transformers' own loader
-does the rest: renamed keys, fused experts, tied embeddings, quantizers, buffers. The config is
-never sliced, so block indices stay global and per-block settings need no care.
+"""A pruned transformers causal LM, run through the model's own forward.
 
 When it runs, every entry of the block list is a Slot. The slot before the active span puts in the
 hidden states that came over the wire, the slots of the span run their block, the one after it
@@ -11,110 +7,133 @@ norms) can therefore not leak into a middle span.
 """
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import Cache, PretrainedConfig, PreTrainedModel
 
-from shared.errors import ModelError
 from shared.swarm import Span
-from worker import attention
-from worker.kv_cache import Segment, position_ids
-
-
-class Slot(nn.Module):
-    """One place in the block list: a block this worker hosts, or a stand-in for one it does not."""
-
-    def __init__(self, index: int, block: nn.Module, *, hosted: bool) -> None:
-        super().__init__()
-        self.index = index
-        self.active: Span | None = None
-        self.wire_in: Tensor | None = None
-        self.wire_out: Tensor | None = None
-        if hosted:
-            self.block = block
-        else:
-            # kept out of the module tree: a block on the meta device, asked only for attributes
-            self.__dict__["block"] = block
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        hidden: Tensor = args[0] if args else kwargs["hidden_states"]
-        span = self.active
-        assert span is not None
-        if span.start <= self.index < span.end:
-            return self.block(*args, **kwargs)
-        if self.index == span.start - 1:
-            assert self.wire_in is not None
-            return self.wire_in
-        if self.index == span.end:
-            self.wire_out = hidden
-        return hidden
-
-    def __getattr__(self, name: str) -> Any:
-        """Forwards read settings off their blocks, e.g. `attention_type`: answer for the block."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name.startswith("_") or "block" not in (*self.__dict__, *self._modules):
-                raise
-            block = self.__dict__.get("block") or self._modules["block"]
-            return getattr(block, name)
+from shared.wire.messages import MAX_POSITION
+from worker import attention, fused_qkv
+from worker.families import BATCHED, Verdict
+from worker.kv_cache import PAGE_TOKENS, Segment, Slab, position_ids
+from worker.own_cache import OwnCache
+from worker.pruning import install_slots
+from worker.quantization import weight_bytes
 
 
 class SpanModel:
-    """Runs batches of sessions through the blocks of `span`, or through a part of them."""
+    """Runs steps of sessions through the blocks of `span`, or through a part of them."""
 
-    def __init__(self, model: PreTrainedModel, span: Span) -> None:
+    def __init__(self, model: PreTrainedModel, span: Span, verdict: Verdict = BATCHED) -> None:
         self.span = span
+        self.batches = verdict.state == "batched" and not reads_length(model.config)
         self.config: Any = model.config.get_text_config()
         self.num_blocks: int = self.config.num_hidden_layers
         self.hidden_size: int = self.config.hidden_size
+        self.max_positions: int = (
+            getattr(self.config, "max_position_embeddings", None) or MAX_POSITION
+        )
         self.vocab_size: int = self.config.vocab_size
         self.dtype: torch.dtype = model.dtype
         self.device: torch.device = model.device
+        self._verdict = verdict
         self._model: Any = model
         self._base: Any = model.base_model
-        self._slots = _install_slots(model, span)
+        knows = signature(self._base.forward).parameters
+        self._cache_name = "cache_params" if "cache_params" in knows else "past_key_values"
+        self._slots = install_slots(model, span)
+        if verdict.state == "batched":
+            _use_our_attention(model)
         model.eval()
+        self._learn_what_blocks_return()
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of the span's weights."""
+        return weight_bytes(self._model)
 
     @torch.inference_mode()
     def run(
         self, inputs: Tensor, segments: list[Segment], active: Span, keep: Sequence[int]
     ) -> Tensor:
-        """One forward over all segments' tokens.
+        """One forward over all segments' tokens; over one segment unless the model `batches`.
 
         `inputs` is token ids [total_tokens] where `active` starts at block 0, else hidden states
         [total_tokens, hidden_size]. Returns hidden states of the same shape, or, where `active`
         ends with the model and `keep` names rows, those rows' logits [len(keep), vocab_size].
+        Raises StepRefused when a segment's cache cannot be rewound to its position.
         """
-        self._prepare(inputs, active)
-        ends = active.end == self.num_blocks
-        arguments = self._arguments(inputs, segments, active)
-        with attention.batch_of(segments):
-            if ends and keep:
-                rows = torch.tensor(keep, device=self.device)
-                return self._model(**arguments, logits_to_keep=rows).logits[0]
-            out = self._base(**arguments)
-        if ends:
-            return out.last_hidden_state[0]
-        return self._take_out(active)[0]
+        if self._verdict.state == "batched":
+            with attention.batch_of(segments):
+                positions = position_ids(segments, self.device)
+                return self._forward(inputs, positions, active, keep)
+        (segment,) = segments
+        return self._run_alone(inputs, segment, active, keep)
 
-    def _prepare(self, inputs: Tensor, active: Span) -> None:
+    def _run_alone(
+        self, inputs: Tensor, segment: Segment, active: Span, keep: Sequence[int]
+    ) -> Tensor:
+        own = segment.slab.own if segment.position else None
+        segment.slab.own = None  # until the step is done: a failed one leaves half a cache
+        own = own or OwnCache(self._model.config, active)
+        again = own.rewind(segment.position)
+        if again is not None:
+            self._run_on(again, own, active, [])
+        own.remember(inputs)
+        out = self._run_on(inputs, own, active, keep)
+        segment.slab.own = own
+        return out
+
+    def _run_on(self, inputs: Tensor, own: OwnCache, active: Span, keep: Sequence[int]) -> Tensor:
+        """Run what follows the cache, in one forward or, where a family cannot, in many."""
+        at_once = self._verdict.continues or own.length == 0
+        size = len(inputs) if at_once else 1
+        outputs: list[Tensor] = []
+        for start in range(0, len(inputs), size):
+            rows = [row - start for row in keep if start <= row < start + size]
+            positions = torch.arange(own.length, own.length + size, device=self.device)[None]
+            part = inputs[start : start + size]
+            out = self._forward(part, positions, active, rows, own.cache)
+            own.length += size
+            if rows or not keep:
+                outputs.append(out)
+        return torch.cat(outputs)
+
+    def _forward(
+        self,
+        inputs: Tensor,
+        positions: Tensor,
+        active: Span,
+        keep: Sequence[int],
+        cache: Cache | None = None,
+    ) -> Tensor:
+        arguments = self._arguments(inputs, active)
+        arguments |= {"position_ids": positions, "use_cache": cache is not None}
+        arguments[self._cache_name] = cache
+        ends = active.end == self.num_blocks
         for slot in self._slots:
             slot.active = active
-        if active.start > 0:
-            self._slots[active.start - 1].wire_in = inputs[None].to(self.device, self.dtype)
+        if ends and keep:
+            return self._logits(arguments, keep)
+        out = _call(self._base, arguments)
+        return out.last_hidden_state[0] if ends else self._take_out(active)[0]
 
-    def _arguments(self, inputs: Tensor, segments: list[Segment], active: Span) -> dict[str, Any]:
-        positions = position_ids(segments, self.device)
+    def _arguments(self, inputs: Tensor, active: Span) -> dict[str, Any]:
         if active.start == 0:
-            ids = inputs[None].to(self.device, torch.long)
-            return {"input_ids": ids, "position_ids": positions, "use_cache": False}
+            return {"input_ids": inputs[None].to(self.device, torch.long)}
+        self._slots[active.start - 1].wire_in = inputs[None].to(self.device, self.dtype)
         # the slot before the span replaces these; some forwards write to them in place
         dummy = torch.zeros(1, len(inputs), self.hidden_size, dtype=self.dtype, device=self.device)
-        return {"inputs_embeds": dummy, "position_ids": positions, "use_cache": False}
+        return {"inputs_embeds": dummy}
+
+    def _logits(self, arguments: dict[str, Any], keep: Sequence[int]) -> Tensor:
+        rows = torch.tensor(keep, device=self.device)
+        if "logits_to_keep" in signature(self._model.forward).parameters:
+            return _call(self._model, arguments | {"logits_to_keep": rows}).logits[0]
+        return _call(self._model, arguments).logits[0][rows]
 
     def _take_out(self, active: Span) -> Tensor:
         slot = self._slots[active.end]
@@ -122,77 +141,58 @@ class SpanModel:
         assert out is not None
         return out
 
+    @torch.inference_mode()
+    def _learn_what_blocks_return(self) -> None:
+        """Run a token through the first block: is it a tensor that comes back, or a tuple?
 
-def span_class(config: PretrainedConfig, span: Span) -> type[PreTrainedModel]:
-    """The architecture's class, pruned to a span as it is built. Raises ModelError."""
-    try:
-        architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    except KeyError as error:
-        raise ModelError(f"model type {config.model_type!r} is no causal language model") from error
-
-    def init(self: PreTrainedModel, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
-        architecture.__init__(self, config, *args, **kwargs)
-        prune(self, span)
-
-    body = {"__init__": init, "__module__": architecture.__module__}
-    return type(architecture.__name__, (architecture,), body)
-
-
-def prune(model: PreTrainedModel, span: Span) -> None:
-    """Drop from a model, in place, every module that no block of `span` needs."""
-    blocks = block_list(model)
-    num_blocks = len(blocks)
-    for index in range(num_blocks):
-        if not span.start <= index < span.end:
-            blocks[index] = Slot(index, blocks[index], hosted=False)
-    tied = bool(getattr(model, "all_tied_weights_keys", None))
-    is_first, is_last = span.start == 0, span.end == num_blocks
-    if not is_last:
-        _replace(model, model.get_output_embeddings())
-    if not is_first and not (tied and is_last):
-        _replace(model, model.get_input_embeddings())
-    _forget_lost_ties(model)
+        The slots must return the same. Where they do not yet, the forward may fail on the way.
+        """
+        active = Span(self.span.start, self.span.start + 1)
+        returned: list[Any] = []
+        failures: list[Exception] = []
+        block: nn.Module = self._slots[active.start].block  # type: ignore[assignment]
+        hook = block.register_forward_hook(lambda *call: returned.append(call[-1]))
+        shape = (2,) if active.start == 0 else (2, self.hidden_size)
+        for guess in (0, 2):
+            for slot in self._slots:
+                slot.num_returned = guess
+            try:
+                self.run(torch.zeros(shape), [Segment(Slab(PAGE_TOKENS), 0, 2)], active, [])
+            except Exception as error:  # of any kind, when the guess is wrong
+                failures.append(error)
+            if returned:
+                break
+        hook.remove()
+        if not returned:
+            raise failures[0]
+        is_tuple = isinstance(returned[0], tuple | list)
+        for slot in self._slots:
+            slot.num_returned = len(returned[0]) if is_tuple else 0
+            slot.wire_out = None
 
 
-def block_list(model: PreTrainedModel) -> nn.ModuleList:
-    """The model's list of transformer blocks: of all lists of that length, the heaviest."""
-    count = model.config.get_text_config().num_hidden_layers
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-    if not lists:
-        raise ModelError(f"model type {model.config.model_type!r} has no list of {count} blocks")
-    return max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()))
+def _call(module: Any, arguments: dict[str, Any]) -> Any:
+    """Call a model with those arguments that its forward knows."""
+    parameters = signature(module.forward).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        arguments = {name: value for name, value in arguments.items() if name in parameters}
+    return module(**arguments)
 
 
-def _install_slots(model: PreTrainedModel, span: Span) -> list[Slot]:
-    blocks = block_list(model)
-    for index in range(span.start, span.end):
-        blocks[index] = Slot(index, blocks[index], hosted=True)
-    return list(blocks)  # type: ignore[arg-type]
+def reads_length(config: PretrainedConfig) -> bool:
+    """Whether rotary frequencies depend on the longest position in a forward.
+
+    Sessions that shared a forward would then change each other's numbers.
+    """
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    return any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds)
 
 
-class _Absent(nn.Module):
-    """Stands for an embedding or head another worker holds; its tensor goes nowhere."""
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return hidden
-
-    @property
-    def weight(self) -> Tensor:
-        return torch.empty(0)
-
-
-def _replace(model: nn.Module, absent: nn.Module | None) -> None:
-    for name, module in list(model.named_modules()):
-        if module is absent and absent is not None:
-            parent, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(parent), attribute, _Absent())
-
-
-def _forget_lost_ties(model: PreTrainedModel) -> None:
-    """Keep only ties between parameters that are both still here."""
-    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+def _use_our_attention(model: PreTrainedModel) -> None:
+    """Done on the loaded model, as some classes only know transformers' own names of attention."""
     for module in model.modules():
-        ties = getattr(module, "all_tied_weights_keys", None)
-        if ties:
-            kept = {a: b for a, b in ties.items() if a in names and b in names}
-            module.all_tied_weights_keys = kept if module is model else {}  # type: ignore[assignment]
+        config = getattr(module, "config", None)
+        if isinstance(config, PretrainedConfig):
+            config._attn_implementation = attention.NAME
+    fused_qkv.install(model)

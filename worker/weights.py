@@ -16,7 +16,7 @@ import msgspec
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.utils import logging as transformers_logging
@@ -24,14 +24,21 @@ from transformers.utils import logging as transformers_logging
 from shared.errors import ModelError
 from shared.model_files import read_config
 from shared.swarm import Span
-from worker import attention
-from worker.span_model import SpanModel, span_class
+from worker.pruning import span_class
+from worker.quantization import owner, settings_for
+from worker.selftest import judge
+from worker.settings import Quant
+from worker.span_model import SpanModel
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
-TESTED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"})
-"""Model types whose spans have been shown to equal the whole model."""
+_TEXT_KEYS = {
+    r"^(model\.)?(language_model|text_model)\.model\.": "model.",
+    r"^(model\.)?(language_model|text_model)\.lm_head\.": "lm_head.",
+    r"^model\.(language_model|text_model)\.": "model.",
+}
+"""Where a multimodal checkpoint keeps its language model's tensors -> their own names."""
 
 _CONFIG_ERRORS = (
     *(ArithmeticError, AttributeError, LookupError, OSError),
@@ -55,6 +62,7 @@ def load_span(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | None = None,
+    quant: Quant = "none",
     on_plan: Callable[[int, int], None] = lambda tensors, num_bytes: None,
 ) -> SpanModel:
     """The model in `directory` pruned to `span`; `dtype` None means the checkpoint's own.
@@ -65,25 +73,36 @@ def load_span(
     transformers_logging.set_verbosity_error()
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
+    needed = needed_tensors(directory, span)
     config = load_config(directory)
-    _check_span(directory, config, span)
     pruned = span_class(config, span)
-    needed = needed_keys(_skeleton(directory, pruned, config), weight_map(directory))
+    quantization = settings_for(quant, config, _skeleton(directory, pruned, config), dtype)
     on_plan(len(needed), tensor_bytes(directory, needed))
     with tempfile.TemporaryDirectory(prefix="brigade-span-") as scratch:
         _link_needed(directory, Path(scratch), needed)
         try:
-            model, report = _load(pruned, Path(scratch), dtype, device)
+            model, report = _load(pruned, Path(scratch), dtype, device, quantization)
         except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
             raise ModelError(
                 f"{directory}: the checkpoint does not load: {_first_line(error)}"
             ) from error
     _check_report(directory, span, report)
-    return SpanModel(model, span)
+    return SpanModel(model, span, judge(config))
+
+
+def needed_tensors(directory: Path, span: Span) -> dict[str, str]:
+    """The tensors that `span` loads and the file each is in.
+
+    Opens the config, and the index or the single file's header. Raises ModelError.
+    """
+    config = load_config(directory)
+    _check_span(directory, config, span)
+    skeleton = _skeleton(directory, span_class(config, span), config)
+    return needed_keys(skeleton, weight_map(directory), _text_keys(directory))
 
 
 def load_config(directory: Path) -> PretrainedConfig:
-    """The model's config. Raises ModelError when it is missing or of an unknown family."""
+    """The model's config. Raises ModelError when it is missing or of a family not served."""
     model_type = read_config(directory).get("model_type")
     try:
         # Unless it is False, transformers asks on the terminal whether to run the model's code.
@@ -91,11 +110,9 @@ def load_config(directory: Path) -> PretrainedConfig:
         config = config.get_text_config()
     except _CONFIG_ERRORS as error:
         raise _unusable_config(directory, error) from error
-    if config.model_type not in TESTED_FAMILIES:
-        raise ModelError(
-            f"{directory}: model type {model_type!r} is not served yet; "
-            f"these are: {', '.join(sorted(TESTED_FAMILIES))}"
-        )
+    verdict = judge(config)
+    if verdict.state == "refused":
+        raise ModelError(f"{directory}: model type {model_type!r} is not served: {verdict.reason}")
     return config
 
 
@@ -105,7 +122,7 @@ def weight_map(directory: Path) -> dict[str, str]:
     try:
         if index.exists():
             return _decode_index(index.read_bytes()).weight_map
-        return dict.fromkeys(_header(directory / SINGLE), SINGLE)
+        return dict.fromkeys(read_header(directory / SINGLE), SINGLE)
     except FileNotFoundError as error:
         pickled = sorted(p.name for p in directory.glob("*.bin"))
         hint = f" ({pickled[0]} is a pickle and never loaded: convert it)" if pickled else ""
@@ -116,15 +133,18 @@ def weight_map(directory: Path) -> dict[str, str]:
         raise ModelError(f"{index} does not read ({error}); fetch it again") from error
 
 
-def needed_keys(skeleton: PreTrainedModel, weights: dict[str, str]) -> dict[str, str]:
+def needed_keys(
+    skeleton: PreTrainedModel, weights: dict[str, str], key_mapping: dict[str, str] | None = None
+) -> dict[str, str]:
     """The part of a weight map that a pruned model loads from."""
-    conversions = get_model_conversion_mapping(skeleton)
+    conversions = get_model_conversion_mapping(skeleton, key_mapping)
     renamings = [c for c in conversions if isinstance(c, WeightRenaming)]
     converters = [c for c in conversions if isinstance(c, WeightConverter)]
     state = skeleton.state_dict()
     prefix = skeleton.base_model_prefix
 
     def is_needed(key: str) -> bool:
+        key = owner(key)
         renamed, _ = rename_source_key(key, renamings, converters, prefix, state)
         return renamed in state or key in state
 
@@ -136,7 +156,7 @@ def tensor_bytes(directory: Path, needed: dict[str, str]) -> int:
     total = 0
     for shard in sorted(set(needed.values())):
         try:
-            header = _header(directory / shard)
+            header = read_header(directory / shard)
         except FileNotFoundError as error:
             raise ModelError(
                 f"shard {directory / shard} is missing; fetch the model again"
@@ -148,7 +168,7 @@ def tensor_bytes(directory: Path, needed: dict[str, str]) -> int:
     return total
 
 
-def _header(shard: Path) -> dict[str, Any]:
+def read_header(shard: Path) -> dict[str, Any]:
     """A safetensors header (https://github.com/huggingface/safetensors#format), bounds checked.
 
     Raises ModelError when the file is corrupt, FileNotFoundError when there is none.
@@ -180,16 +200,26 @@ def _load(
     scratch: Path,
     dtype: torch.dtype | None,
     device: torch.device | None,
+    quantization: BitsAndBytesConfig | None,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
+    is_quantized = quantization is not None or "quantization_config" in read_config(scratch)
     loaded: Any = pruned.from_pretrained(
         scratch,
         dtype=dtype or "auto",
-        attn_implementation=attention.NAME,
+        quantization_config=quantization,
+        device_map={"": device or "cpu"} if is_quantized else None,
+        key_mapping=_text_keys(scratch),
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are in the report
     )
     model, report = loaded
-    return (model.to(device) if device is not None else model), report
+    if is_quantized or device is None:
+        return model, report  # bitsandbytes' weights were read to where they stay
+    return model.to(device), report
+
+
+def _text_keys(directory: Path) -> dict[str, str] | None:
+    return _TEXT_KEYS if "text_config" in read_config(directory) else None
 
 
 def _check_report(directory: Path, span: Span, report: dict[str, Any]) -> None:

@@ -1,16 +1,30 @@
-"""What one generation has said so far. Pure: token ids in, text out, for both kinds of answer."""
+"""What one generation has said so far. Pure: tokens in, text out, for both kinds of answer."""
 
+from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from gateway.generation import Token
 from gateway.text import Decoder, StopMatcher
 from shared.errors import GenerationFailed
 
 FinishReason = Literal["stop", "length"]
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Text to deliver, and of the tokens that came with logprobs those whose text begins in it.
+
+    A token without a text of its own goes with the one after it.
+    """
+
+    text: str
+    tokens: tuple[Token, ...] = ()
+
+
 class Answer:
-    """Turns token ids into the text to deliver, the finish reason and the usage."""
+    """Turns tokens into the text to deliver, the finish reason and the usage."""
 
     def __init__(
         self,
@@ -28,10 +42,18 @@ class Answer:
         self._max_tokens = max_tokens
         self._num_prompt_tokens = num_prompt_tokens
         self._num_tokens = 0
+        self._num_decoded = 0
+        self._num_delivered = 0
+        self._untold: deque[tuple[int, Token]] = deque()
 
-    def feed(self, token_ids: Iterable[int]) -> str:
-        """The text these tokens add. Those after the finish are ignored."""
-        return "".join(map(self._feed_one, token_ids))
+    def feed(self, tokens: Iterable[Token]) -> Piece:
+        """What these tokens add. Those after the finish are ignored."""
+        text = "".join(map(self._feed_one, tokens))
+        self._num_delivered += len(text)
+        told: list[Token] = []
+        while self._untold and self._untold[0][0] < self._num_delivered:
+            told.append(self._untold.popleft()[1])
+        return Piece(text, tuple(told))
 
     def ended(self) -> None:
         """The generation gives no more. Raises GenerationFailed when it had to."""
@@ -57,13 +79,15 @@ class Answer:
             },
         }
 
-    def _feed_one(self, token_id: int) -> str:
+    def _feed_one(self, token: Token) -> str:
         if self.finish_reason is not None:
             return ""
         self._num_tokens += 1
-        if token_id in self._stop_ids:
+        if token.token_id in self._stop_ids:
             return self._finish("stop")
-        text = self._matcher.feed(self._decoder.feed(token_id))
+        if token.logprobs is not None:
+            self._untold.append((self._num_decoded, token))
+        text = self._match(self._decoder.feed(token.token_id))
         if self._matcher.is_matched:
             self.finish_reason = "stop"
         elif self._num_tokens == self._max_tokens:
@@ -72,6 +96,10 @@ class Answer:
 
     def _finish(self, reason: FinishReason) -> str:
         """The rest of the text; a character cut in two may still complete a stop string."""
-        text = self._matcher.feed(self._decoder.flush()) + self._matcher.flush()
+        text = self._match(self._decoder.flush()) + self._matcher.flush()
         self.finish_reason = "stop" if self._matcher.is_matched else reason
         return text
+
+    def _match(self, decoded: str) -> str:
+        self._num_decoded += len(decoded)
+        return self._matcher.feed(decoded)

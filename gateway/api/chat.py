@@ -5,8 +5,9 @@ import hashlib
 import secrets
 import string
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from fastapi import APIRouter
@@ -14,17 +15,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gateway.api import sse
-from gateway.api.answer import Answer
+from gateway.api.answer import Answer, Piece
 from gateway.api.body import read_object, unless_gone
 from gateway.api.errors import report, request_id_of
 from gateway.api.event_stream import EventStream
+from gateway.api.logprobs import logprobs_object
 from gateway.api.models import check_model
-from gateway.api.schema import ChatRequest, parse_chat
+from gateway.api.sampling import check_ids, sampling_of, stop_ids_of
+from gateway.api.schema import ChatRequest, Parsed, parse_chat
 from gateway.services import Services
 from gateway.token_stream import TokenStream
-from shared.errors import RequestError
+from shared.errors import GrammarError, ModelError, RequestError
 from shared.swarm import ModelSpec
-from shared.wire.messages import Sampling
+from shared.wire.messages import Grammar
 
 PATHS: Final = ("/v1/chat/completions", "/chat/completions")
 ALPHANUMERIC: Final = string.ascii_letters + string.digits
@@ -35,6 +38,7 @@ class Call:
     """A valid request on its way."""
 
     request: ChatRequest
+    grammar: Grammar | None
     answer_id: str
     created: int
     prompt: tuple[int, ...]
@@ -52,7 +56,7 @@ def chat_routes(services: Services) -> APIRouter:
         if call.request.stream:
             return await _streamed(services, call, request, answer, tokens)
         async with tokens:
-            return await unless_gone(request, _whole(services.spec, call, answer, tokens))
+            return await unless_gone(request, _whole(services, call, answer, tokens))
 
     for path in PATHS:
         router.add_api_route(path, create, methods=["POST"], response_model=None)
@@ -81,14 +85,14 @@ def fingerprint(spec: ModelSpec) -> str:
     return "fp_" + hashlib.sha256(spec.revision.encode()).hexdigest()[:10]
 
 
-async def deltas(tokens: TokenStream, answer: Answer) -> AsyncGenerator[str, None]:
+async def pieces(tokens: TokenStream, answer: Answer) -> AsyncGenerator[Piece, None]:
     """The pieces of the answer as they come, none empty; both kinds of answer are made of them."""
     while answer.finish_reason is None:
-        token_ids = await tokens.take()
-        if not token_ids:
+        fresh = await tokens.take()
+        if not fresh:
             answer.ended()
-        if text := answer.feed(token_ids):
-            yield text
+        if (piece := answer.feed(fresh)).text:
+            yield piece
 
 
 async def _begin(services: Services, request: Request) -> Call:
@@ -97,21 +101,41 @@ async def _begin(services: Services, request: Request) -> Call:
     parsed = parse_chat(await read_object(request, services.max_body_bytes))
     check_model(services.spec, parsed.request.model)
     messages = [message.for_template() for message in parsed.request.messages]
+    check_ids(parsed.request, services.spec.vocab_size)
     prompt = await asyncio.to_thread(services.text.render, messages)
     max_tokens = prompt_budget(services.spec, len(prompt), parsed.request.budget)
+    grammar = await _checked(services, parsed)
     headers = {"x-model-revision": services.spec.revision}
     if parsed.ignored:
         headers["x-ignored-params"] = ", ".join(parsed.ignored)
     answer_id = "chatcmpl-" + "".join(secrets.choice(ALPHANUMERIC) for _ in range(29))
-    return Call(parsed.request, answer_id, created, prompt, max_tokens, headers)
+    return Call(parsed.request, grammar, answer_id, created, prompt, max_tokens, headers)
+
+
+async def _checked(services: Services, parsed: Parsed) -> Grammar | None:
+    """The grammar of the answer. Raises RequestError when it, or logprobs, cannot be had."""
+    param = parsed.form.param if parsed.form else "logprobs"
+    try:
+        if parsed.request.logprobs:
+            await services.text.vocabulary.load()
+        if parsed.form:
+            return await services.text.vocabulary.checked(parsed.form.grammar)
+    except GrammarError as error:
+        sentence = f"Invalid value for '{param}': {error}"
+        raise RequestError(sentence, param=param, reason="invalid_value") from error
+    except ModelError as error:
+        sentence = f"'{param}' cannot be used with this model: it has {error}"
+        raise RequestError(sentence, param=param, reason="unsupported_parameter") from error
+    return None
 
 
 def _generate(services: Services, call: Call) -> tuple[Answer, TokenStream]:
-    request, stop_ids = call.request, services.text.stop_ids
+    request = call.request
+    stop_ids = stop_ids_of(request, services.text.stop_ids)
     seed = secrets.randbits(63) if request.seed is None else request.seed
     source = services.generator.generate(
         call.prompt,
-        sampling=Sampling(temperature=request.temperature, top_p=request.top_p, seed=seed),
+        sampling=sampling_of(request, call.grammar, seed=seed, stop_ids=stop_ids),
         max_tokens=call.max_tokens,
         stop_ids=stop_ids,
     )
@@ -126,11 +150,11 @@ def _generate(services: Services, call: Call) -> tuple[Answer, TokenStream]:
     return answer, tokens
 
 
-async def _whole(spec: ModelSpec, call: Call, answer: Answer, tokens: TokenStream) -> Response:
-    text = "".join([text async for text in deltas(tokens, answer)])
+async def _whole(services: Services, call: Call, answer: Answer, tokens: TokenStream) -> Response:
+    said = [piece async for piece in pieces(tokens, answer)]
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": text,
+        "content": "".join(piece.text for piece in said),
         "refusal": None,
         "annotations": [],
     }
@@ -139,19 +163,27 @@ async def _whole(spec: ModelSpec, call: Call, answer: Answer, tokens: TokenStrea
         "object": "chat.completion",
         "created": call.created,
         "model": call.request.model,
-        "system_fingerprint": fingerprint(spec),
+        "system_fingerprint": fingerprint(services.spec),
         "service_tier": "default",
         "choices": [
             {
                 "index": 0,
                 "message": message,
-                "logprobs": None,
+                "logprobs": _logprobs(services, call, *said),
                 "finish_reason": answer.finish_reason,
             }
         ],
         "usage": answer.usage,
     }
     return JSONResponse(body, headers=call.headers)
+
+
+def _logprobs(services: Services, call: Call, *said: Piece) -> dict[str, Any] | None:
+    """The `logprobs` of what was said, where they were asked for."""
+    if not call.request.logprobs:
+        return None
+    tokens = (token for piece in said for token in piece.tokens)
+    return logprobs_object(tokens, services.text.vocabulary)
 
 
 async def _streamed(
@@ -170,8 +202,9 @@ async def _streamed(
         fingerprint=fingerprint(services.spec),
         with_usage=call.request.wants_usage,
     )
+    told = partial(_logprobs, services, call)
     return EventStream(
-        _frames(chunks, answer, tokens, request_id_of(request)),
+        _frames(chunks, answer, tokens, told, request_id_of(request)),
         tokens,
         headers=call.headers,
         keep_alive_seconds=services.keep_alive_seconds,
@@ -180,12 +213,16 @@ async def _streamed(
 
 
 async def _frames(
-    chunks: sse.Chunks, answer: Answer, tokens: TokenStream, request_id: str
+    chunks: sse.Chunks,
+    answer: Answer,
+    tokens: TokenStream,
+    logprobs: Callable[[Piece], dict[str, Any] | None],
+    request_id: str,
 ) -> AsyncGenerator[bytes, None]:
     yield chunks.role()
     try:
-        async for text in deltas(tokens, answer):
-            yield chunks.text(text)
+        async for piece in pieces(tokens, answer):
+            yield chunks.text(piece.text, logprobs(piece))
     except Exception as error:  # the 200 is out: the client must hear of it inside the stream
         yield sse.failure(report(error, request_id).body)
         return

@@ -4,9 +4,10 @@ The rules are OpenAI's: null is absent, 5.0 is an integer, "5" is not, booleans 
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import (
     BaseModel,
@@ -19,9 +20,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from gateway.api.formats import Form, ResponseFormat, StructuredOutputs, form_of
 from gateway.api.parameters import check_supported, ignored_params
 from shared.errors import RequestError
+from shared.wire.messages import MAX_BIASES, MAX_TOP_LOGPROBS
 
+MAX_STOP_TOKEN_IDS: Final = 64
+TOKEN_ID: Final = re.compile("[0-9]{1,10}")
 UNSUPPORTED_PARTS: Final = ("image_url", "input_audio", "file", "video_url", "input_image")
 
 
@@ -39,6 +44,24 @@ def _as_parts(value: Any) -> Any:
     return [{"type": "text", "text": value}] if isinstance(value, str) else value
 
 
+def _as_biases(value: Any) -> Any:
+    """JSON's map from written ids as pairs. What is wrong is not named: keys are the client's."""
+    if not isinstance(value, dict):
+        raise PydanticCustomError("dict_type", "should be a map from token ids to numbers")
+    biases = cast(dict[str, Any], value)
+    if len(biases) > MAX_BIASES:
+        raise PydanticCustomError("too_long", "should have at most {most}", {"most": MAX_BIASES})
+    if not all(TOKEN_ID.fullmatch(key) for key in biases):
+        raise PydanticCustomError("bias_key", "the keys should be token ids")
+    if not all(_is_bias(bias) for bias in biases.values()):
+        raise PydanticCustomError("bias_value", "the values should be numbers from -100 to 100")
+    return tuple((int(key), float(bias)) for key, bias in biases.items())
+
+
+def _is_bias(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -100 <= value <= 100
+
+
 class Written(BaseModel):
     """Anything people write; keys we do not know are left alone."""
 
@@ -47,6 +70,7 @@ class Written(BaseModel):
 
 Whole = Annotated[int, BeforeValidator(_whole)]
 Stop = Annotated[str, Field(min_length=1)]
+TokenId = Annotated[Whole, Field(ge=0, lt=1 << 31)]
 
 
 class Part(Written):
@@ -154,12 +178,27 @@ class ChatRequest(Written):
     messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
+    top_k: Annotated[Whole, Field(ge=-1, lt=1 << 31)] = 0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] = 1.0
+    logit_bias: Annotated[tuple[tuple[int, float], ...], BeforeValidator(_as_biases)] = ()
     seed: Annotated[Whole, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[Whole, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     max_tokens: Annotated[Whole, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[Whole, Field(ge=1)] | None = None
     stop: Annotated[
         list[Stop], Field(max_length=16, fail_fast=True), BeforeValidator(_as_list)
     ] = []
+    stop_token_ids: Annotated[
+        list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS, fail_fast=True)
+    ] = []
+    ignore_eos: bool = False
+    min_tokens: Annotated[Whole, Field(ge=0)] = 0
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
 
@@ -179,9 +218,10 @@ USED: Final = frozenset(ChatRequest.model_fields)
 
 @dataclass(frozen=True)
 class Parsed:
-    """A valid request, and the names of what it asked for in vain."""
+    """A valid request, the form its answer is held to, and the names of what it asked in vain."""
 
     request: ChatRequest
+    form: Form | None
     ignored: tuple[str, ...]
 
 
@@ -192,11 +232,26 @@ def parse_chat(body: Mapping[str, Any]) -> Parsed:
         request = ChatRequest.model_validate(given)
     except ValidationError as error:
         raise _first_mistake(error) from error
+    form = form_of(request.response_format, request.structured_outputs)
+    for param, sentence in _contradictions(request, form):
+        raise RequestError(sentence, param=param, reason="invalid_value")
+    check_supported(given)
+    return Parsed(request, form, tuple(ignored_params(given, USED)))
+
+
+def _contradictions(request: ChatRequest, form: Form | None) -> Iterator[tuple[str, str]]:
+    """The parameters that do not go with others, and why."""
     if request.stream_options is not None and not request.stream:
         sentence = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
-        raise RequestError(sentence, param="stream_options", reason="invalid_value")
-    check_supported(given)
-    return Parsed(request, tuple(ignored_params(given, USED)))
+        yield "stream_options", sentence
+    if request.top_logprobs and not request.logprobs:
+        sentence = "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled."
+        yield "top_logprobs", sentence
+    if request.budget is not None and request.min_tokens > request.budget:
+        yield "min_tokens", "'min_tokens' must not be greater than 'max_completion_tokens'."
+    if request.ignore_eos and form is not None:
+        sentence = f"'ignore_eos' cannot be used with '{form.param}': its end would be ignored."
+        yield "ignore_eos", sentence
 
 
 def _first_mistake(error: ValidationError) -> RequestError:

@@ -30,14 +30,19 @@ class Chunks:
         self._before = self._head + ',"choices":[{"index":0,"delta":'
         self._before_text = self._before + '{"content":'
         self._after_text = '},"logprobs":null,"finish_reason":null}]' + self._tail
+        self._before_logprobs = '},"logprobs":'
+        self._after_logprobs = ',"finish_reason":null}]' + self._tail
 
     def role(self) -> bytes:
         """The first frame, and the only one with a role: SDKs concatenate roles."""
         delta = '{"role":"assistant","content":"","refusal":null'
         return f"{self._before}{delta}{self._after_text}".encode()
 
-    def text(self, delta: str) -> bytes:
+    def text(self, delta: str, logprobs: dict[str, Any] | None = None) -> bytes:
         """A piece of the answer."""
+        if logprobs is not None:
+            rest = f"{self._before_logprobs}{_compact(logprobs)}{self._after_logprobs}"
+            return f"{self._before_text}{json.dumps(delta)}{rest}".encode()
         return f"{self._before_text}{json.dumps(delta)}{self._after_text}".encode()
 
     def end(self, finish_reason: str, usage: dict[str, Any]) -> bytes:

@@ -5,6 +5,9 @@ nothing here looks into.
 """
 
 import struct
+import sys
+from array import array
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -51,3 +54,11 @@ def decode(frame: bytes) -> Frame:
         # RecursionError: msgspec's, for deep nesting in a field that it would have skipped
         raise ProtocolError(f"header is no message: {error}") from error
     return Frame(message, view[body:])
+
+
+def pack_ids(token_ids: Iterable[int]) -> bytes:
+    """Token ids as they travel: little-endian int32."""
+    ids = array("i", token_ids)
+    if sys.byteorder == "big":
+        ids.byteswap()
+    return ids.tobytes()

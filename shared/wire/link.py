@@ -37,6 +37,7 @@ STALL_SECONDS = PING_INTERVAL_SECONDS + PING_TIMEOUT_SECONDS
 """How long a peer's machine may acknowledge nothing of what we sent, nor make room for more."""
 MAX_UNSENT_BYTES = 256 << 20
 MAX_HANDSHAKE_BYTES = 4096
+MAX_LINKS_PER_PEER = 4
 MAX_REASON_BYTES = 123
 """Of a close frame (https://www.rfc-editor.org/rfc/rfc6455#section-5.5)."""
 
@@ -100,6 +101,11 @@ class Link:
         finally:
             self.is_open = False
             await self._end(tasks)
+
+    def abandon(self) -> None:
+        """End the link soon, without waiting for it."""
+        self.is_open = False
+        self._wake.set()
 
     async def close(self) -> None:
         """End the link politely."""
@@ -183,6 +189,13 @@ def as_bytes(data: Data) -> bytes:
     return bytes(data)
 
 
+class _ConnectHere(connect):
+    """Dials the signed address and no other: a redirect is refused."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
 class LinkPool:
     """All links of a process, by peer."""
 
@@ -251,7 +264,9 @@ class LinkPool:
     async def _dial(self, peer: PeerId, url: str) -> Link:
         try:
             async with asyncio.timeout(DIAL_SECONDS + HANDSHAKE_SECONDS):
-                socket = await connect(url, open_timeout=DIAL_SECONDS, proxy=None, **SOCKET_OPTIONS)
+                socket = await _ConnectHere(
+                    url, open_timeout=DIAL_SECONDS, proxy=None, **SOCKET_OPTIONS
+                )
         except (OSError, TimeoutError, ValueError, WebSocketException) as error:
             # ValueError: hosts that are no names, which URLs may contain
             raise PeerUnreachable(f"{peer} at {url}: {error or 'timed out'}") from error
@@ -279,7 +294,10 @@ class LinkPool:
             self.identity, self.swarm, side, nonce=os.urandom(32), expected=expected
         )
         link = Link(socket, await shake_hands(socket, handshake))
-        self._links.setdefault(link.peer, []).append(link)
+        links = self._links.setdefault(link.peer, [])
+        links.append(link)
+        if len(links) > MAX_LINKS_PER_PEER:
+            links[0].abandon()
         log.debug("link_open", peer=link.peer, side=side)
         return link
 

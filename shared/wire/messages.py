@@ -18,6 +18,11 @@ MAX_POSITION = 1 << 24
 MAX_STEP_TOKENS = 1 << 16
 MAX_HOPS = 256
 MAX_CONTEXT_BYTES = 1 << 20
+MAX_GRAMMAR_CHARACTERS = 1 << 16
+MAX_BIASES = 1024
+MAX_STOP_IDS = 256
+MAX_TOP_LOGPROBS = 20
+LEAST_LOGPROB = -9999.0
 PREFIX_PAGE_TOKENS = 64
 """Tokens that one page key stands for."""
 PAGE_KEY_BYTES = 16
@@ -31,10 +36,25 @@ TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 Name = Annotated[str, msgspec.Meta(max_length=128)]
 Sentence = Annotated[str, msgspec.Meta(max_length=1024)]
 
-PayloadDtype = Literal["int32", "float32", "bfloat16", "float16"]
-"""Token ids travel as int32, hidden states in the model's dtype, all little-endian."""
+PayloadDtype = Literal["int32", "float32", "bfloat16", "float16", "int8b64"]
+"""Token ids travel as int32, hidden states in the model's dtype, all little-endian.
 
-DTYPE_BYTES: dict[PayloadDtype, int] = {"int32": 4, "float32": 4, "bfloat16": 2, "float16": 2}
+An int8b64 row is its elements as int8, then a float16 scale for each 64 of them, the last block
+being shorter where the width asks for it.
+"""
+
+WireDtype = Literal["model", "int8"]
+"""How hop outputs travel: in the model's dtype, or as int8b64."""
+
+BLOCK_ELEMENTS = 64
+_ELEMENT_BYTES = {"int32": 4, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def row_bytes(dtype: PayloadDtype, width: int) -> int:
+    """The size of one row of a payload, `width` elements."""
+    if dtype == "int8b64":
+        return width + 2 * -(-width // BLOCK_ELEMENTS)
+    return width * _ELEMENT_BYTES[dtype]
 
 
 PageKeys = Annotated[
@@ -65,16 +85,67 @@ class Proof(Message, frozen=True, tag="proof"):
     signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 
 
-class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How to choose tokens: the opaque context of a step, for the last hop alone.
+class Grammar(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the answer has to look like, see shared/grammars.py."""
 
-    A temperature or top_p of 0 is greedy. Each choice depends on nothing but these, the logits
-    and the token's position.
+    kind: Literal["json_schema", "regex", "lark"]
+    text: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_GRAMMAR_CHARACTERS)]
+    lenient: bool = False
+
+
+class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How to choose tokens. Each choice depends on nothing but these, the logits, the text and
+    the token's position.
+
+    A temperature or top_p of 0 is greedy, a top_k of 0 any number of candidates. The presence and
+    frequency penalties look at the generated tokens, the repetition penalty at the prompt's too.
+    `num_logprobs` is how many alternatives to tell with each token; none asks for no logprobs.
+    `stop_ids` are chosen neither among the first `min_tokens` nor where the grammar wants more; the
+    gateway names them where one of the two matters.
     """
 
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 1.0
     top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
     seed: Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)] = 0
+    top_k: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)] = 0
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=2)] = 1.0
+    logit_bias: Annotated[
+        tuple[tuple[TokenId, Annotated[float, msgspec.Meta(ge=-100, le=100)]], ...],
+        msgspec.Meta(max_length=MAX_BIASES),
+    ] = ()
+    num_logprobs: Annotated[int, msgspec.Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    stop_ids: Annotated[tuple[TokenId, ...], msgspec.Meta(max_length=MAX_STOP_IDS)] = ()
+    min_tokens: Position = 0
+    grammar: Grammar | None = None
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether a choice depends on which tokens the prompt holds."""
+        return self.repetition_penalty != 1
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether a choice depends on the tokens generated before it."""
+        penalties = self.presence_penalty or self.frequency_penalty or self.reads_prompt
+        return bool(penalties) or self.grammar is not None
+
+
+class SamplingContext(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The opaque context of a step that samples, for the last hop alone.
+
+    The answer begins at position `start`. Where `sampling` reads the text, `generated` holds the
+    answer's tokens and after them the step's guesses: the choice for a position sees those before
+    it. Where it reads the prompt, `prompt` holds the prompt's distinct tokens. Ids are packed, see
+    codec.pack_ids.
+    """
+
+    sampling: Sampling
+    start: Position = 0
+    generated: bytes = b""
+    prompt: bytes = b""
 
 
 class Step(Message, frozen=True, tag="step"):
@@ -98,6 +169,7 @@ class Step(Message, frozen=True, tag="step"):
     acknowledge: bool = False
     prefix: PageKeys = ()
     """Pages the receiver may have kept: a session it does not know begins with those it has."""
+    wire_dtype: WireDtype = "model"
 
 
 class Checkpoint(Message, frozen=True, tag="checkpoint"):
@@ -111,13 +183,28 @@ class Checkpoint(Message, frozen=True, tag="checkpoint"):
     dtype: PayloadDtype
 
 
+Logprob = Annotated[float, msgspec.Meta(ge=LEAST_LOGPROB, le=0)]
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """How likely the model itself found a token, and which others it found likeliest.
+
+    Natural logarithms, before temperature, penalties and whatever else shapes the choice.
+    """
+
+    chosen: Logprob
+    top_ids: Annotated[tuple[TokenId, ...], msgspec.Meta(max_length=MAX_TOP_LOGPROBS)] = ()
+    top: Annotated[tuple[Logprob, ...], msgspec.Meta(max_length=MAX_TOP_LOGPROBS)] = ()
+
+
 class Tokens(Message, frozen=True, tag="tokens"):
-    """The tokens sampled for `position` and those after it."""
+    """The tokens sampled for `position` and those after it, with logprobs where asked for."""
 
     session: Session
     epoch: Epoch
     position: Position
     token_ids: Annotated[tuple[TokenId, ...], msgspec.Meta(min_length=1, max_length=256)]
+    logprobs: Annotated[tuple[TokenLogprobs, ...], msgspec.Meta(max_length=256)] = ()
 
 
 class Filled(Message, frozen=True, tag="filled"):

@@ -32,6 +32,8 @@ class IdleModel:
     num_blocks = NUM_BLOCKS
     hidden_size = HIDDEN_SIZE
     vocab_size = 1000
+    max_positions = 1 << 20
+    batches = True
 
     def run(self, inputs: Any, segments: Sequence[Any], active: Any, keep: Sequence[int]) -> Any:
         import torch

@@ -5,10 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.api.answer import Answer
+from gateway.generation import Token
 from shared.errors import GenerationFailed
+from shared.wire.messages import TokenLogprobs
 from tests.fakes import END, chat_text, tokens_of
 
 TEXT = chat_text()
+
+
+def feed(a: Answer, text: str) -> str:
+    return a.feed(map(Token, tokens_of(text))).text
 
 
 def answer(*, stops: tuple[str, ...] = (), max_tokens: int = 100) -> Answer:
@@ -23,7 +29,7 @@ def answer(*, stops: tuple[str, ...] = (), max_tokens: int = 100) -> Answer:
 
 def test_a_stop_id_ends_it_is_counted_and_not_shown():
     a = answer()
-    assert a.feed(tokens_of(f"hi{END}more")) == "hi"
+    assert feed(a, f"hi{END}more") == "hi"
     assert (a.finish_reason, a.usage["completion_tokens"], a.usage["total_tokens"]) == (
         "stop",
         3,
@@ -33,44 +39,77 @@ def test_a_stop_id_ends_it_is_counted_and_not_shown():
 
 def test_the_budget_ends_it_at_exactly_so_many_tokens():
     a = answer(max_tokens=2)
-    assert a.feed(tokens_of("hello")) == "he"
+    assert feed(a, "hello") == "he"
     assert (a.finish_reason, a.usage["completion_tokens"]) == ("length", 2)
 
 
 def test_a_stop_id_as_the_last_of_the_budget_is_a_stop():
     a = answer(max_tokens=3)
-    assert a.feed(tokens_of(f"hi{END}")) == "hi"
+    assert feed(a, f"hi{END}") == "hi"
     assert a.finish_reason == "stop"
 
 
 def test_a_stop_string_ends_it_before_itself():
     a = answer(stops=("lo",))
-    assert a.feed(tokens_of("hello")) == "hel"
+    assert feed(a, "hello") == "hel"
     assert a.finish_reason == "stop"
 
 
 def test_held_text_is_delivered_when_the_answer_ends_otherwise():
     a = answer(stops=("low",))
-    assert a.feed(tokens_of("hello")) == "hel"
-    assert a.feed(tokens_of(END)) == "lo"
+    assert feed(a, "hello") == "hel"
+    assert feed(a, END) == "lo"
 
 
 def test_a_character_cut_by_the_budget_is_one_replacement():
-    assert answer(max_tokens=2).feed(tokens_of("a€")) == "a\ufffd"
+    assert feed(answer(max_tokens=2), "a€") == "a\ufffd"
 
 
 def test_a_stop_string_may_be_completed_by_the_end_itself():
     a = answer(stops=("\ufffd",), max_tokens=2)
-    assert a.feed(tokens_of("a€")) == "a"
+    assert feed(a, "a€") == "a"
     assert a.finish_reason == "stop"
 
 
 def test_an_end_nobody_asked_for_is_a_failure_and_no_finish():
     a = answer()
-    a.feed(tokens_of("hi"))
+    feed(a, "hi")
     with pytest.raises(GenerationFailed, match="after 2 tokens"):
         a.ended()
     assert a.finish_reason is None
+
+
+def told(a: Answer, tokens: list[Token]) -> list[tuple[str, int]]:
+    """The text of each piece and how many tokens came with it, one token fed at a time."""
+    pieces = [a.feed([token]) for token in tokens]
+    return [(piece.text, len(piece.tokens)) for piece in pieces]
+
+
+def with_logprobs(text: str) -> list[Token]:
+    return [Token(token_id, TokenLogprobs(-1.0)) for token_id in tokens_of(text)]
+
+
+def test_a_piece_has_the_tokens_whose_text_begins_in_it():
+    tokens = with_logprobs(f"a€b{END}")
+    assert told(answer(), tokens) == [("a", 1), ("", 0), ("", 0), ("€", 3), ("b", 1), ("", 0)]
+
+
+def test_held_text_keeps_its_tokens_with_it():
+    assert told(answer(stops=("low",)), with_logprobs(f"hlo{END}")) == [
+        ("h", 1),
+        ("", 0),
+        ("", 0),
+        ("lo", 2),
+    ]
+
+
+def test_the_tokens_of_a_stop_string_are_not_told():
+    assert told(answer(stops=("lo",)), with_logprobs("hlo")) == [("h", 1), ("", 0), ("", 0)]
+
+
+def test_a_token_without_text_goes_with_the_next_one():
+    free = Answer(TEXT.decoder(), stops=(), stop_ids=frozenset(), max_tokens=9, num_prompt_tokens=1)
+    assert told(free, with_logprobs(f"a{END}b")) == [("a", 1), ("", 0), ("b", 2)]
 
 
 @given(
@@ -82,10 +121,12 @@ def test_an_end_nobody_asked_for_is_a_failure_and_no_finish():
 def test_however_the_tokens_are_batched_the_answer_is_the_same(
     text: str, stops: list[str], max_tokens: int, cuts: list[int]
 ):
-    token_ids = tokens_of(text + END)
+    tokens = with_logprobs(text + END)
     whole = answer(stops=tuple(stops), max_tokens=max_tokens)
     pieces = answer(stops=tuple(stops), max_tokens=max_tokens)
-    edges = sorted({0, len(token_ids), *(cut for cut in cuts if cut < len(token_ids))})
-    streamed = "".join(pieces.feed(token_ids[start:end]) for start, end in pairwise(edges))
-    assert whole.feed(token_ids) == streamed
+    edges = sorted({0, len(tokens), *(cut for cut in cuts if cut < len(tokens))})
+    streamed = [pieces.feed(tokens[start:end]) for start, end in pairwise(edges)]
+    expected = whole.feed(tokens)
+    assert expected.text == "".join(piece.text for piece in streamed)
+    assert expected.tokens == tuple(token for piece in streamed for token in piece.tokens)
     assert (whole.finish_reason, whole.usage) == (pieces.finish_reason, pieces.usage)

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from gateway.admission import Admission
 from shared.errors import GenerationFailed, NoRoute
+from shared.wire.messages import Grammar, TokenLogprobs
 from tests.fakes import END, FakeGenerator, chat_text, tokens_of
 from tests.gateway.conftest import in_memory
 
@@ -127,7 +128,110 @@ async def test_an_empty_answer_is_empty_text():
 async def test_ignored_parameters_are_named_and_others_refused():
     response = await post(says(), user="u", shoe_size=43)
     assert response.headers["x-ignored-params"] == "user, shoe_size"
-    assert error_of(await post(says(), top_k=5))["code"] == "unsupported_parameter"
+    assert error_of(await post(says(), top_a=0.5))["code"] == "unsupported_parameter"
+
+
+# --- how tokens are chosen, and how likely they were ---
+
+
+def likely(text: str) -> FakeGenerator:
+    """Says `text`, each token with logprobs and the token "!" beside it."""
+    (other,) = tokens_of("!")
+    told = {i: TokenLogprobs(-0.5, (i, other), (-0.5, -1.5)) for i in tokens_of(text)}
+    return says(text, logprobs=told)
+
+
+async def test_logprobs_have_the_true_bytes_of_each_token():
+    response = await post(likely(f"a€{END}"), logprobs=True, top_logprobs=2)
+    logprobs = response.json()["choices"][0]["logprobs"]
+    assert logprobs["refusal"] is None
+    assert [entry["bytes"] for entry in logprobs["content"]] == [[97], [0xE2], [0x82], [0xAC]]
+    assert logprobs["content"][0] == {
+        "token": "a",
+        "logprob": -0.5,
+        "bytes": [97],
+        "top_logprobs": [
+            {"token": "a", "logprob": -0.5, "bytes": [97]},
+            {"token": "!", "logprob": -1.5, "bytes": [33]},
+        ],
+    }
+    assert logprobs["content"][1]["token"] == "\ufffd"
+
+
+async def test_each_chunk_has_the_logprobs_of_its_own_text():
+    body: dict[str, Any] = {"logprobs": True, "stop": ["zz"]}
+    response = await post(likely(f"a€z!{END}"), **body, stream=True)
+    _, *chunks, finish = frames_of(response)
+    assert finish["choices"][0]["logprobs"] is None
+    told = [choice for chunk in chunks for choice in chunk["choices"]]
+    for choice in told:
+        raw = b"".join(bytes(entry["bytes"]) for entry in choice["logprobs"]["content"])
+        assert raw.decode() == choice["delta"]["content"]
+    whole = (await post(likely(f"a€z!{END}"), **body)).json()["choices"][0]["logprobs"]
+    assert whole["content"] == [e for choice in told for e in choice["logprobs"]["content"]]
+
+
+async def test_the_grammar_and_what_may_end_it_reach_the_generator():
+    generator = says("{}" + END)
+    schema = {"name": "a", "schema": {"type": "object"}, "strict": True}
+    await post(generator, response_format={"type": "json_schema", "json_schema": schema})
+    sampling = generator.calls[0]["sampling"]
+    assert sampling.grammar == Grammar("json_schema", '{"type":"object"}')
+    assert sampling.stop_ids == tuple(tokens_of(END))
+
+
+async def test_a_grammar_in_llama_cpp_s_way_of_writing_is_turned_to_lark():
+    generator = says("ab" + END)
+    await post(generator, structured_outputs={"grammar": 'root ::= "a" "b"'})
+    grammar = generator.calls[0]["sampling"].grammar
+    assert grammar.kind == "lark"
+    assert "start:" in grammar.text
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "why"),
+    [
+        ({"regex": "(a"}, "structured_outputs.regex", "unclosed group"),
+        ({"grammar": "start: nowhere"}, "structured_outputs.grammar", "nowhere"),
+        ({"grammar": "root ::= ("}, "structured_outputs.grammar", ""),
+        ({"json": '{"type": '}, "structured_outputs.json", "EOF"),
+        ({"json": {"not": {}}}, "structured_outputs.json", "not"),
+    ],
+)
+async def test_a_grammar_that_does_not_compile_is_400_with_the_reason(
+    body: dict[str, Any], param: str, why: str
+):
+    response = await post(says(), structured_outputs=body)
+    assert (response.status_code, error_of(response)["param"]) == (400, param)
+    assert why in error_of(response)["message"]
+
+
+@pytest.mark.parametrize(("strict", "status"), [(True, 400), (False, 200), (None, 200)])
+async def test_only_a_strict_schema_is_refused_for_a_keyword_that_cannot_be_kept(
+    strict: bool | None, status: int
+):
+    schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+    wrapped = {"name": "a", "schema": schema, "strict": strict}
+    form = {"type": "json_schema", "json_schema": wrapped}
+    response = await post(says(), response_format=form)
+    assert response.status_code == status
+    if status == 400:
+        assert error_of(response)["param"] == "response_format.json_schema.schema"
+        assert "uniqueItems" in error_of(response)["message"]
+
+
+@pytest.mark.parametrize("body", [{"logit_bias": {"300": 1}}, {"stop_token_ids": [300]}])
+async def test_a_token_the_model_does_not_have_is_400(body: dict[str, Any]):
+    response = await post(says(), **body)
+    assert (response.status_code, error_of(response)["param"]) == (400, *body)
+
+
+async def test_a_stop_token_id_ends_the_answer_unseen_and_eos_may_be_ignored():
+    (a,) = tokens_of("a")
+    (choice,) = (await post(says("hia!"), stop_token_ids=[a])).json()["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("hi", "stop")
+    (choice,) = (await post(says(f"a{END}b"), ignore_eos=True, max_tokens=3)).json()["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("ab", "length")
 
 
 # --- streams ---

@@ -91,3 +91,31 @@ def test_whatever_is_added_what_is_held_is_contiguous_and_right(
         start = data.draw(st.integers(0, held - 1))
         end = data.draw(st.integers(start + 1, held))
         assert kept(checkpoints, start, end) == letters[start:end]
+
+
+def test_a_row_kept_of_a_large_frame_does_not_keep_the_frame():
+    checkpoints = opened()
+    frame = memoryview(b"a" * ROW * 10)
+    checkpoints.add(ONE, 8, Stretch(0, 10, "float32", frame).head(1))
+    (kept_stretch,) = checkpoints._sessions[ONE].blocks[8]
+    assert len(kept_stretch.payload.obj) == ROW
+
+
+def test_rows_of_another_dtype_are_not_joined_to_those_held():
+    checkpoints = opened()
+    checkpoints.add(ONE, 8, stretch(0, "abc"))
+    checkpoints.add(ONE, 8, Stretch(3, 1, "bfloat16", memoryview(b"xy")))
+    assert checkpoints.held(ONE, 8) == 3
+    checkpoints.truncate(ONE, 0)
+    checkpoints.add(ONE, 8, Stretch(0, 1, "bfloat16", memoryview(b"xy")))
+    assert checkpoints.rows(ONE, 8, 0, 1) == ("bfloat16", b"xy")
+
+
+def test_what_comes_after_a_position_is_forgotten():
+    checkpoints = opened()
+    checkpoints.add(ONE, 8, stretch(0, "abc"))
+    checkpoints.add(ONE, 8, stretch(3, "de"))
+    checkpoints.truncate(ONE, 2)
+    assert checkpoints.held(ONE, 8) == 2
+    assert checkpoints.num_bytes == 2 * ROW
+    assert kept(checkpoints, 0, 2) == "ab"

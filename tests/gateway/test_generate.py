@@ -6,17 +6,27 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 
 from gateway.checkpoints import Checkpoints
 from gateway.generate import Limits, SwarmGenerator
+from gateway.generation import Token
 from gateway.links import Links
 from shared.discovery.directory import MemoryDirectory
 from shared.discovery.watcher import Watcher
-from shared.errors import GenerationFailed, NoRoute
+from shared.errors import GenerationFailed, NoRoute, RefusalCode
 from shared.identity import Identity
 from shared.swarm import Span, topic_of
-from shared.wire.messages import Checkpoint, Message, Refused, Sampling, Step, Tokens
+from shared.wire.messages import (
+    Checkpoint,
+    Message,
+    Refused,
+    Sampling,
+    Step,
+    TokenLogprobs,
+    Tokens,
+)
 from tests.scripted_worker import SPEC, SWARM, Script, ScriptedWorker, count_up
 
 PROMPT = (7, 8, 9)
@@ -47,13 +57,13 @@ class Gateway:
         await self.watcher.refresh()
         return worker
 
-    def tokens(self, max_tokens: int = 4):
+    def tokens(self, max_tokens: int = 4, sampling: Sampling = Sampling()):  # noqa: B008
         return self.generator.generate(
-            PROMPT, sampling=Sampling(), max_tokens=max_tokens, stop_ids=frozenset()
+            PROMPT, sampling=sampling, max_tokens=max_tokens, stop_ids=frozenset()
         )
 
     async def all_tokens(self) -> list[int]:
-        return [token async for token in self.tokens()]
+        return [token.token_id async for token in self.tokens()]
 
 
 @pytest.fixture
@@ -79,7 +89,7 @@ async def test_the_session_is_freed_on_the_worker_at_the_end(gateway: Gateway):
 async def test_closing_the_generation_early_frees_it_too(gateway: Gateway):
     worker = await gateway.add("0:4")
     tokens = gateway.tokens(max_tokens=1000)
-    assert await anext(tokens) == 3
+    assert (await anext(tokens)).token_id == 3
     await tokens.aclose()
     await until(lambda: worker.closed == [worker.steps[0].session])
     assert gateway.checkpoints.num_bytes == 0
@@ -113,6 +123,61 @@ async def test_a_worker_that_fails_is_avoided_and_its_twin_gives_the_same_tokens
     assert len(failed) == 1
 
 
+LIKELY = TokenLogprobs(-0.5, (9,), (-0.5,))
+ONE_LOGPROB = Sampling(num_logprobs=1)
+
+
+def with_logprobs(*logprobs: TokenLogprobs) -> Script:
+    def answer(worker: ScriptedWorker, step: Step) -> list[tuple[Message, bytes]]:
+        ((tokens, _),) = count_up(worker, step)
+        return [(msgspec.structs.replace(tokens, logprobs=logprobs), b"")]
+
+    return answer
+
+
+async def test_logprobs_come_with_their_tokens(gateway: Gateway):
+    await gateway.add("0:4", with_logprobs(LIKELY))
+    tokens = gateway.tokens(sampling=ONE_LOGPROB)
+    assert [token async for token in tokens] == [Token(i, LIKELY) for i in EXPECTED]
+
+
+async def test_a_worker_that_owes_its_logprobs_is_replaced(gateway: Gateway):
+    def forget_once(worker: ScriptedWorker, step: Step) -> list[tuple[Message, bytes]]:
+        script = with_logprobs(LIKELY) if forgot else count_up
+        forgot.append(step)
+        return script(worker, step)
+
+    forgot: list[Step] = []
+    await gateway.add("0:4", forget_once)
+    await gateway.add("0:4", forget_once)
+    tokens = gateway.tokens(sampling=ONE_LOGPROB)
+    assert [token async for token in tokens] == [Token(i, LIKELY) for i in EXPECTED]
+
+
+def refuse(code: RefusalCode) -> Script:
+    def answer(worker: ScriptedWorker, step: Step) -> list[tuple[Message, bytes]]:
+        return [(Refused(step.session, step.epoch, worker.peer, code, "it is too hard"), b"")]
+
+    return answer
+
+
+async def test_what_no_worker_can_do_fails_at_once_with_the_reason(gateway: Gateway):
+    workers = [await gateway.add("0:4", refuse("bad_sampling")) for _ in range(2)]
+    with pytest.raises(GenerationFailed, match="too hard") as caught:
+        await gateway.all_tokens()
+    assert caught.value.reason == "bad_sampling"
+    assert sum(len(worker.steps) for worker in workers) == 1
+
+
+async def test_where_nobody_can_follow_grammars_each_is_asked_once_and_the_failure_says_so(
+    gateway: Gateway,
+):
+    workers = [await gateway.add("0:4", refuse("no_grammars")) for _ in range(2)]
+    with pytest.raises(GenerationFailed, match="too hard"):
+        await gateway.all_tokens()
+    assert [len(worker.steps) for worker in workers] == [1, 1]
+
+
 async def test_a_silent_worker_is_lost_when_its_step_is_overdue(gateway: Gateway):
     def silent_once(worker: ScriptedWorker, step: Step) -> list[tuple[Message, bytes]]:
         return count_up(worker, step) if silenced else silenced.append(step) or []
@@ -132,10 +197,10 @@ async def test_a_worker_whose_link_breaks_in_mid_stream_is_replaced(gateway: Gat
         await first.announce(gateway.directory)
         await gateway.watcher.refresh()
         tokens = gateway.tokens()
-        assert await anext(tokens) == 3
+        assert (await anext(tokens)).token_id == 3
         second = await gateway.add("0:4")
         await first_life.aclose()
-    assert [token async for token in tokens] == EXPECTED[1:]
+    assert [token.token_id async for token in tokens] == EXPECTED[1:]
     assert second.steps[0].position == 0  # its cache is filled before the step goes on
 
 
@@ -148,7 +213,7 @@ async def test_without_a_replacement_the_stream_fails_honestly_after_its_patienc
         await worker.announce(gateway.directory)
         await gateway.watcher.refresh()
         tokens = gateway.tokens()
-        assert await anext(tokens) == 3
+        assert (await anext(tokens)).token_id == 3
         await life.aclose()
     with pytest.raises(GenerationFailed, match="0:4") as caught:
         await anext(tokens)
@@ -172,6 +237,59 @@ async def test_frames_about_unknown_sessions_are_ignored(gateway: Gateway):
 
     await gateway.add("0:4", gossip)
     assert await gateway.all_tokens() == EXPECTED
+
+
+async def test_junk_is_no_progress_and_does_not_put_off_the_deadline(gateway: Gateway):
+    chatter: list[asyncio.Task[None]] = []
+
+    def chat(worker: ScriptedWorker, step: Step) -> list[tuple[Message, bytes]]:
+        async def talk() -> None:
+            while True:
+                for link in worker.pool.open_links():
+                    link.post(Checkpoint(step.session, 0, 0, 0, 1, "float32"))
+                await asyncio.sleep(0.05)
+
+        if chatter:
+            return count_up(worker, step)
+        chatter.append(asyncio.create_task(talk()))
+        return []
+
+    await gateway.add("0:4", chat)
+    await gateway.add("0:4", chat)
+    async with asyncio.timeout(gateway.patience + 2):
+        assert await gateway.all_tokens() == EXPECTED
+    chatter[0].cancel()
+
+
+async def test_when_every_replacement_refuses_the_end_is_not_put_off(gateway: Gateway):
+    def refuse(worker: ScriptedWorker, step: Step) -> list[tuple[Message, bytes]]:
+        return [(Refused(step.session, step.epoch, worker.peer, "no_pages", "full"), b"")]
+
+    for _ in range(3):
+        await gateway.add("0:4", refuse)
+    with pytest.raises(GenerationFailed, match="full"):
+        async with asyncio.timeout(gateway.patience + 3):
+            await gateway.all_tokens()
+
+
+async def test_a_silent_worker_is_left_out_of_the_next_request_too(gateway: Gateway):
+    silent = await gateway.add("0:4", lambda worker, step: [])
+    await gateway.add("0:2")
+    with pytest.raises(GenerationFailed):
+        await gateway.all_tokens()
+    assert silent.peer in gateway.links.avoided()
+
+
+async def test_checkpoints_beyond_the_text_are_not_kept(gateway: Gateway):
+    def boast(worker: ScriptedWorker, step: Step) -> list[tuple[Message, bytes]]:
+        far = Checkpoint(step.session, step.epoch, 4, 0, 1000, "float32")
+        return [(far, bytes(1000 * SPEC.hidden_size * 4)), *count_up(worker, step)]
+
+    await gateway.add("0:4", boast)
+    tokens = gateway.tokens()
+    await anext(tokens)
+    assert gateway.checkpoints.num_bytes == 0
+    await tokens.aclose()
 
 
 async def until(holds: Callable[[], bool]) -> None:

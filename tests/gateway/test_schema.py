@@ -9,8 +9,10 @@ from starlette.requests import Request
 
 from gateway.api.body import MAX_DEPTH, check_headers, parse_object, read_object
 from gateway.api.parameters import NO_OP_VALUES
+from gateway.api.sampling import check_ids, sampling_of, stop_ids_of
 from gateway.api.schema import ChatRequest, parse_chat
 from shared.errors import RequestError
+from shared.wire.messages import Grammar, Sampling
 
 hello = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -78,6 +80,26 @@ def test_one_stop_string_may_stand_alone():
         ({"stop": ""}, "stop", "invalid_value"),
         ({"stop": ["a", ""]}, "stop[1]", "invalid_value"),
         ({"stop": ["a"] * 17}, "stop", "invalid_value"),
+        ({"top_k": -2}, "top_k", "invalid_value"),
+        ({"min_p": 1.5}, "min_p", "invalid_value"),
+        ({"presence_penalty": 2.1}, "presence_penalty", "invalid_value"),
+        ({"frequency_penalty": False}, "frequency_penalty", "invalid_type"),
+        ({"repetition_penalty": 0}, "repetition_penalty", "invalid_value"),
+        ({"logit_bias": [5]}, "logit_bias", "invalid_type"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"five": 1}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"5": 101}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"5": True}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"5": "1"}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": dict.fromkeys(map(str, range(1025)), 1)}, "logit_bias", "invalid_value"),
+        ({"logprobs": 5}, "logprobs", "invalid_type"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
+        ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
+        ({"min_tokens": -1}, "min_tokens", "invalid_value"),
+        ({"min_tokens": 6, "max_tokens": 5}, "min_tokens", "invalid_value"),
+        ({"ignore_eos": 1}, "ignore_eos", "invalid_type"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids[0]", "invalid_value"),
+        ({"stop_token_ids": list(range(65))}, "stop_token_ids", "invalid_value"),
         ({"stream": 1}, "stream", "invalid_type"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
         ({"stream": True, "stream_options": 1}, "stream_options", "invalid_type"),
@@ -89,6 +111,148 @@ def test_a_mistake_names_its_place(changes: dict[str, Any], param: str, reason: 
     assert param in str(error)
 
 
+@pytest.mark.parametrize(
+    ("form", "param", "reason"),
+    [
+        ("json", "response_format", "invalid_type"),
+        ({}, "response_format.type", "missing_required_parameter"),
+        ({"type": "yaml"}, "response_format.type", "invalid_value"),
+        ({"type": "json_schema"}, "response_format.json_schema", "missing_required_parameter"),
+        (
+            {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}},
+            "response_format.json_schema.name",
+            "invalid_value",
+        ),
+        (
+            {"type": "json_schema", "json_schema": {"name": "a", "schema": "{}"}},
+            "response_format.json_schema.schema",
+            "invalid_type",
+        ),
+        (
+            {"type": "json_schema", "json_schema": {"name": "a", "schema": {"a": "x" * 70_000}}},
+            "response_format.json_schema.schema",
+            "invalid_value",
+        ),
+    ],
+)
+def test_a_mistake_in_the_response_format_names_its_place(form: Any, param: str, reason: str):
+    error = mistake(response_format=form)
+    assert (error.param, error.reason) == (param, reason)
+
+
+@pytest.mark.parametrize(
+    ("structured", "param", "reason"),
+    [
+        ({}, "structured_outputs", "invalid_value"),
+        ({"regex": "a", "grammar": "start: b"}, "structured_outputs", "invalid_value"),
+        ({"regex": ""}, "structured_outputs.regex", "invalid_value"),
+        ({"regex": 5}, "structured_outputs.regex", "invalid_type"),
+        ({"choice": ["a"]}, "structured_outputs.choice", "unsupported_parameter"),
+    ],
+)
+def test_a_mistake_in_structured_outputs_names_its_place(structured: Any, param: str, reason: str):
+    error = mistake(structured_outputs=structured)
+    assert (error.param, error.reason) == (param, reason)
+
+
+JSON_OBJECT = {"type": "json_object"}
+
+
+def test_an_answer_has_one_form_and_an_end():
+    assert mistake(response_format=JSON_OBJECT, structured_outputs={"regex": "a"}).param == (
+        "structured_outputs"
+    )
+    assert mistake(response_format=JSON_OBJECT, ignore_eos=True).param == "ignore_eos"
+
+
+def form(**changes: Any) -> tuple[Grammar, str]:
+    asked = parse_chat(hello | changes).form
+    assert asked is not None
+    return asked.grammar, asked.param
+
+
+def schema_form(strict: bool | None) -> dict[str, Any]:
+    wrapped = {"name": "a", "schema": {"b": 1, "a": "é"}, "strict": strict}
+    return {"type": "json_schema", "json_schema": wrapped}
+
+
+def test_every_way_to_ask_for_a_form_is_a_grammar():
+    schema = '{"b":1,"a":"é"}'  # properties come in the order they are written in
+    param = "response_format.json_schema.schema"
+    assert form(response_format=schema_form(True)) == (Grammar("json_schema", schema), param)
+    for strict in (False, None):
+        lenient = Grammar("json_schema", schema, lenient=True)
+        assert form(response_format=schema_form(strict)) == (lenient, param)
+    any_object = Grammar("json_schema", '{"type":"object"}')
+    assert form(response_format=JSON_OBJECT) == (any_object, "response_format")
+    for written in ({"type": "object"}, '{"type":"object"}'):
+        assert form(structured_outputs={"json": written})[0] == any_object
+    assert form(structured_outputs={"regex": "a+", "grammar": None}) == (
+        Grammar("regex", "a+"),
+        "structured_outputs.regex",
+    )
+    assert form(structured_outputs={"grammar": "start: x"})[0] == Grammar("lark", "start: x")
+
+
+def test_an_answer_is_free_unless_something_is_asked():
+    assert parse_chat(hello | {"response_format": {"type": "text"}}).form is None
+    assert parse_chat(hello).form is None
+
+
+def sampling(grammar: Grammar | None = None, **changes: Any) -> Sampling:
+    return sampling_of(parse(**changes), grammar, seed=7, stop_ids={9, 3})
+
+
+def test_defaults_ask_nothing_of_the_last_hop_but_a_seed():
+    assert sampling() == Sampling(seed=7)
+
+
+def test_every_parameter_reaches_the_last_hop():
+    asked: dict[str, Any] = {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 40,
+        "min_p": 0.1,
+        "presence_penalty": 1,
+        "frequency_penalty": -0.5,
+        "repetition_penalty": 1.1,
+        "min_tokens": 2,
+    }
+    biased = sampling(**asked, logit_bias={"5": 1, "07": -2.5}, logprobs=True, top_logprobs=3)
+    assert biased == Sampling(
+        seed=7, logit_bias=((5, 1.0), (7, -2.5)), num_logprobs=3, stop_ids=(3, 9), **asked
+    )
+
+
+@pytest.mark.parametrize("top_k", [0, -1, None])
+def test_no_top_k_is_written_in_three_ways(top_k: int | None):
+    assert sampling(top_k=top_k) == sampling()
+
+
+def test_logprobs_alone_ask_for_no_alternatives():
+    assert sampling(logprobs=True).num_logprobs == 0
+    assert sampling(logprobs=False, top_logprobs=0).num_logprobs is None
+
+
+def test_a_grammar_is_told_what_ends_an_answer():
+    assert sampling(Grammar("regex", "a")).stop_ids == (3, 9)
+
+
+def test_what_ends_an_answer_may_be_added_to_and_taken_from():
+    assert stop_ids_of(parse(stop_token_ids=[5, 5.0]), frozenset({2})) == {2, 5}
+    assert stop_ids_of(parse(stop_token_ids=[5], ignore_eos=True), frozenset({2})) == {5}
+
+
+@pytest.mark.parametrize(
+    ("param", "value"), [("logit_bias", {"300": 1}), ("stop_token_ids", [5, 300])]
+)
+def test_tokens_the_model_does_not_have_are_refused(param: str, value: Any):
+    check_ids(parse(**{param: value}), 301)
+    with pytest.raises(RequestError) as caught:
+        check_ids(parse(**{param: value}), 300)
+    assert (caught.value.status, caught.value.param) == (400, param)
+
+
 def test_a_mistake_never_repeats_what_was_written():
     secret = "s3cret" * 1000
     for changes in (
@@ -97,6 +261,9 @@ def test_a_mistake_never_repeats_what_was_written():
         {"messages": [{"role": "user", "content": [{"type": secret}]}]},
         {"tool_choice": secret},
         {"stop": {secret: 1}},
+        {"logit_bias": {secret: 1}},
+        {"logit_bias": {"1": secret}},
+        {"response_format": {"type": secret}},
     ):
         assert "s3cret" not in str(mistake(**changes))
         assert len(str(mistake(**changes))) <= 1000
@@ -185,29 +352,18 @@ def test_earlier_tool_calls_reach_the_template_as_objects(arguments: str, seen: 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("frequency_penalty", 0.5),
-        ("frequency_penalty", False),
-        ("presence_penalty", -1),
-        ("logit_bias", {"5": 1}),
-        ("logprobs", True),
-        ("top_logprobs", 2),
         ("n", 2),
         ("n", True),
         ("tools", [{"type": "function"}]),
         ("tool_choice", "required"),
         ("functions", [{}]),
-        ("response_format", {"type": "json_object"}),
         ("modalities", ["text", "audio"]),
         ("reasoning_effort", "high"),
         ("verbosity", "low"),
-        ("top_k", 40),
-        ("min_p", 0.1),
-        ("repetition_penalty", 1.1),
-        ("min_tokens", 3),
-        ("ignore_eos", True),
-        ("stop_token_ids", [5]),
         ("enable_thinking", False),
         ("guided_json", {}),
+        ("guided_choice", ["a"]),
+        ("repeat_penalty", 1.1),
     ],
 )
 def test_what_would_change_the_text_is_refused_by_name(name: str, value: Any):

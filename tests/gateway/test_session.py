@@ -2,6 +2,7 @@
 
 from gateway.session import Emit, Send, Session
 from shared.swarm import Hop, PeerId, Route, Span
+from shared.wire.messages import TokenLogprobs
 
 ANN, BOB, CYD, DEE, EVE = (PeerId(name) for name in ("ann", "bob", "cyd", "dee", "eve"))
 PROMPT = (5, 6)
@@ -60,6 +61,12 @@ def test_a_token_is_sent_on_and_emitted():
         Send(ABC, 1, 2, 1, sample=True),
         Emit((7,)),
     ]
+
+
+def test_logprobs_go_with_the_tokens_that_are_emitted():
+    s = session()
+    told = (TokenLogprobs(-1.0), TokenLogprobs(-2.0))
+    assert s.tokens_arrived(CYD, 1, 2, [99, 8], told) == [Emit((99,), told[:1])]
 
 
 def test_the_session_is_over_at_a_stop_id_and_at_its_last_token():

@@ -43,6 +43,13 @@ def test_text_survives_its_frame_on_one_ascii_line(text: str):
     assert frames(chunks().text(text)) == [chunk({"content": text})]
 
 
+def test_a_piece_of_text_takes_its_logprobs_along():
+    logprobs = {"content": [{"token": "a", "bytes": [97]}], "refusal": None}
+    expected = chunk({"content": "a"})
+    expected["choices"][0]["logprobs"] = logprobs
+    assert frames(chunks().text("a", logprobs)) == [expected]
+
+
 def test_a_stream_ends_with_its_finish_then_done():
     assert frames(chunks().end("length", USAGE)) == [chunk({}, "length"), "[DONE]"]
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from gateway.admission import Admission
+from gateway.generation import Token
 from gateway.token_stream import MAX_WAITING_TOKENS, TokenStream
 from shared.errors import GenerationFailed, NoRoute
 from shared.wire.messages import Sampling
@@ -21,22 +22,26 @@ def stream(generator: FakeGenerator, admission: Admission | None = None) -> Toke
 
 async def all_of(tokens: TokenStream) -> list[int]:
     seen: list[int] = []
-    while batch := await tokens.take():
+    while batch := await taken(tokens):
         seen += batch
     return seen
+
+
+async def taken(tokens: TokenStream) -> list[int]:
+    return [token.token_id for token in await tokens.take()]
 
 
 async def test_tokens_come_in_order_and_none_at_the_end():
     async with stream(FakeGenerator([1, 2, STOP])) as tokens:
         assert await all_of(tokens) == [1, 2, STOP]
-        assert await tokens.take() == []
+        assert await taken(tokens) == []
 
 
 async def test_the_slot_is_held_until_the_session_is_freed():
     admission = Admission(max_streams=1, max_waiting=0)
     generator = FakeGenerator([1], pauses={1: asyncio.Event()})
     async with stream(generator, admission) as tokens:
-        assert await tokens.take() == [1]
+        assert await taken(tokens) == [1]
         assert admission.num_running == 1
     assert generator.closed.is_set()
     assert admission.num_running == 0
@@ -51,7 +56,7 @@ async def test_a_failure_before_the_first_token_is_raised_by_begin():
 async def test_a_later_failure_is_raised_after_the_tokens_before_it():
     async with stream(FakeGenerator([1, 2], GenerationFailed("worker_lost", "x"))) as tokens:
         await tokens.begin(9)
-        assert await tokens.take() == [1, 2]
+        assert await taken(tokens) == [1, 2]
         with pytest.raises(GenerationFailed):
             await tokens.take()
 
@@ -66,7 +71,7 @@ async def test_begin_waits_no_longer_than_told_and_gives_nothing_up():
 
 async def test_an_interrupted_stream_fails_with_the_reason_given():
     async with stream(FakeGenerator([1], pauses={1: asyncio.Event()})) as tokens:
-        assert await tokens.take() == [1]
+        assert await taken(tokens) == [1]
         tokens.interrupt(GenerationFailed("server_shutdown", "x"))
         with pytest.raises(GenerationFailed, match="x"):
             await tokens.take()
@@ -86,9 +91,9 @@ async def test_a_generation_does_not_run_away_from_its_reader():
 async def test_closing_never_disturbs_the_freeing_of_a_session(num_tokens: int):
     freed, freeing, may_free = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def generate() -> AsyncGenerator[int, None]:
+    async def generate() -> AsyncGenerator[Token, None]:
         try:
-            yield STOP if num_tokens == 1 else 5
+            yield Token(STOP if num_tokens == 1 else 5)
             await asyncio.Event().wait()
         finally:
             freeing.set()
@@ -113,4 +118,4 @@ async def test_closed_before_it_began_it_never_asks_the_generator():
     tokens = stream(generator)
     await tokens.close()
     assert generator.calls == []
-    assert await tokens.take() == []
+    assert await taken(tokens) == []

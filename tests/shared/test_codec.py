@@ -25,6 +25,7 @@ from shared.wire.messages import (
     Sampling,
     Status,
     Step,
+    TokenLogprobs,
     Tokens,
 )
 
@@ -38,6 +39,7 @@ MESSAGES: list[Message] = [
     STEP,
     Checkpoint(SESSION, 1, 8, 5, 3, "bfloat16"),
     Tokens(SESSION, 1, 8, (1, 2)),
+    Tokens(SESSION, 1, 8, (1,), (TokenLogprobs(-0.5, (7, 1), (-0.25, -0.5)),)),
     Filled(SESSION, 1, 16, 8),
     Refused(SESSION, 1, ANN, "position_gap", "why", 4, BOB),
     Introduce((b"record",)),
@@ -129,6 +131,41 @@ def test_a_field_out_of_its_bounds_is_a_protocol_error(change: dict[str, object]
 def test_a_temperature_that_is_none_does_not_decode(value: float):
     with pytest.raises(msgspec.ValidationError):
         msgspec.msgpack.decode(msgspec.msgpack.encode({"temperature": value}), type=Sampling)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"top_k": -1},
+        {"min_p": 1.1},
+        {"presence_penalty": 2.1},
+        {"frequency_penalty": float("nan")},
+        {"repetition_penalty": 0.0},
+        {"logit_bias": [[1, 101.0]]},
+        {"logit_bias": [[-1, 1.0]]},
+        {"logit_bias": [[1, 1.0]] * 1025},
+        {"num_logprobs": 21},
+        {"stop_ids": [1] * 257},
+        {"min_tokens": MAX_POSITION + 1},
+        {"grammar": {"kind": "regex", "text": ""}},
+        {"grammar": {"kind": "regex", "text": "a" * ((1 << 16) + 1)}},
+        {"grammar": {"kind": "python", "text": "a"}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_sampling_out_of_its_bounds_does_not_decode(change: dict[str, object]):
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.msgpack.decode(msgspec.msgpack.encode(change), type=Sampling)
+
+
+def test_sampling_says_only_what_differs_from_the_defaults():
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(Sampling(seed=5))) == {"seed": 5}
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0.1, -10_000.0])
+def test_a_logprob_that_is_none_does_not_decode(value: float):
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.msgpack.decode(msgspec.msgpack.encode([value]), type=TokenLogprobs)
 
 
 def test_a_frame_no_peer_would_take_is_not_made():

@@ -59,3 +59,19 @@ def test_a_place_that_cannot_be_written_is_an_operators_mistake(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="identity file"):
         Identity.load_or_create(tmp_path / "file" / "worker.key")
+
+
+def test_an_identity_is_claimed_by_one_process_at_a_time(tmp_path: Path):
+    first = Identity.claim(tmp_path / "a.key")
+    with pytest.raises(ConfigError, match="in use by another process"):
+        Identity.claim(tmp_path / "a.key")
+    first.release()
+    second = Identity.claim(tmp_path / "a.key")
+    assert second.peer == first.peer
+    second.release()
+
+
+def test_a_peer_id_has_one_form_only():
+    peer = Identity.create().peer
+    with pytest.raises(ProtocolError):
+        public_key_of(PeerId(f" {peer}"))

@@ -5,11 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError
 
-from shared import model_files
 from shared.errors import ModelError
-from shared.model_files import BUNDLED, BUNDLED_NAME, locate, name_of, read_spec, revision_of
+from shared.hub import HubModel
+from shared.model_files import (
+    BUNDLED,
+    BUNDLED_NAME,
+    hub_model,
+    locate,
+    name_of,
+    read_spec,
+    revision_of,
+)
 from shared.swarm import Span
 
 CONFIG = {
@@ -29,53 +36,47 @@ def model(directory: Path, config: Any = CONFIG) -> Path:
 
 
 def test_no_name_means_the_bundled_model():
-    assert locate("", with_weights=True) == BUNDLED
+    assert locate("") == BUNDLED
     assert name_of("") == BUNDLED_NAME
 
 
 def test_a_directory_is_a_model_named_after_it(tmp_path: Path):
     directory = model(tmp_path / "my-model")
-    assert locate(str(directory), with_weights=True) == directory
+    assert locate(str(directory)) == directory
     assert name_of(f"{directory}/") == "my-model"
 
 
 @pytest.mark.parametrize("name", ["./none", "/no/where", "none", "a/b/c", "~/no-such"])
 def test_what_is_neither_a_directory_nor_a_hub_id_is_not_looked_for(name: str):
     with pytest.raises(ModelError, match="no such directory"):
-        locate(name, with_weights=True)
+        locate(name)
 
 
 def test_a_file_is_no_model(tmp_path: Path):
     path = model(tmp_path) / "config.json"
     with pytest.raises(ModelError, match=r"holds config\.json"):
-        locate(str(path), with_weights=True)
+        locate(str(path))
 
 
-@pytest.mark.parametrize("with_weights", [False, True])
-def test_a_hub_id_is_fetched_without_weights_unless_they_are_wanted(
-    with_weights: bool, monkeypatch: pytest.MonkeyPatch
-):
-    asked: list[tuple[str, list[str]]] = []
-
-    def fetch(name: str, *, allow_patterns: list[str]) -> str:
-        asked.append((name, allow_patterns))
-        return "/fetched"
-
-    monkeypatch.setattr(model_files, "snapshot_download", fetch)
-    assert locate("acme/tiny", with_weights=with_weights) == Path("/fetched")
-    assert name_of("acme/tiny") == "acme/tiny"
-    assert asked[0][0] == "acme/tiny"
-    assert ("*.safetensors" in asked[0][1]) == with_weights
-    assert "*.bin" not in asked[0][1]
+def test_a_hub_id_is_served_under_its_name_whatever_its_revision():
+    assert name_of("acme/tiny") == name_of("acme/tiny@v1") == "acme/tiny"
+    assert hub_model("acme/tiny@v1") == HubModel("acme/tiny", "v1")
+    assert hub_model("acme/tiny") == HubModel("acme/tiny", "main")
 
 
-def test_a_hub_that_does_not_answer_is_said_to_be_the_reason(monkeypatch: pytest.MonkeyPatch):
-    def fail(name: str, *, allow_patterns: list[str]) -> str:
-        raise LocalEntryNotFoundError("we are offline\nand more")
+@pytest.mark.parametrize(
+    "name", ["", "./a/b", "/a/b", "~/a", "a", "a/b/c", "a/b@", "a/b@c d", "a/b "]
+)
+def test_other_names_are_not_looked_for_on_the_hub(name: str):
+    assert hub_model(name) is None
 
-    monkeypatch.setattr(model_files, "snapshot_download", fail)
-    with pytest.raises(ModelError, match=r"the hub did not give it \(we are offline\)"):
-        locate("acme/tiny", with_weights=True)
+
+def test_a_directory_goes_before_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "acme").mkdir()
+    directory = model(tmp_path / "acme" / "tiny")
+    monkeypatch.chdir(tmp_path)
+    assert hub_model("acme/tiny") is None
+    assert locate("acme/tiny").resolve() == directory
 
 
 def test_the_spec_is_what_config_json_says(tmp_path: Path):
@@ -119,7 +120,7 @@ def test_a_directory_without_config_is_no_model(tmp_path: Path):
 
 
 def test_a_hub_snapshot_s_revision_is_its_commit():
-    assert revision_of(Path("/hub/snapshots/0123456789abcdef")) == "0123456789ab"
+    assert revision_of(Path("/hub/snapshots/0123456789abcdef")) == "0123456789abcdef"
 
 
 def test_elsewhere_the_revision_follows_the_files_a_gateway_has_too(tmp_path: Path):

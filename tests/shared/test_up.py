@@ -71,7 +71,7 @@ def test_command_lines_leave_nothing_of_ours_to_the_environment():
     gateway = " ".join(up.gateway_arguments(settings, key, "/p2p/x"))
     assert worker.startswith("worker --model m/n --model-name m/n --blocks 0:2 --join /p2p/x")
     assert "--port 0" in worker
-    assert "--dtype float32 --device auto --threads 2" in worker
+    assert "--dtype float32 --device auto --quant none --threads 2" in worker
     assert gateway.startswith("gateway --model m/n --model-name m/n --host 127.0.0.1 --port 9")
     assert "--join /p2p/x" in gateway
 
@@ -116,7 +116,7 @@ def test_the_curl_line_survives_a_question_with_quotes():
 def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., UpSettings]:
     """Settings of a swarm of stand-ins; `breaks` names a command and how it misbehaves."""
     monkeypatch.setattr(child, "BRIGADE", (sys.executable, str(STAND_IN)))
-    monkeypatch.setattr(up, "STOP_GRACE_SECONDS", 2.0)
+    monkeypatch.setattr(up, "GRACE_SECONDS", dict.fromkeys(up.GRACE_SECONDS, 2.0))
     (tmp_path / "config.json").write_text(
         json.dumps({"num_hidden_layers": NUM_BLOCKS, "hidden_size": 8, "vocab_size": 9})
     )
@@ -191,7 +191,7 @@ async def test_a_swarm_that_never_gets_ready_is_given_up(stand_ins: Callable[...
 async def test_a_process_deaf_to_sigterm_is_killed(
     stand_ins: Callable[..., UpSettings], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(up, "STOP_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(up, "GRACE_SECONDS", dict.fromkeys(up.GRACE_SECONDS, 0.2))
     assert await up.run(stand_ins("worker deaf", once=True)) == 0
     assert not our_children()
 

@@ -59,6 +59,7 @@ def test_by_default_half_the_free_memory_is_offered(
     model: SpanModel, monkeypatch: pytest.MonkeyPatch
 ):
     page = bytes_per_token(model) * 16
+    monkeypatch.setattr(capacity, "mapped_bytes", lambda: 0)
     monkeypatch.setattr(capacity, "free_bytes", lambda device: 20 * page)
     assert pages_that_fit(model, 0) == 10
     monkeypatch.setattr(capacity, "free_bytes", lambda device: 0)
@@ -69,3 +70,12 @@ def test_free_memory_is_what_the_machine_or_the_container_leaves(monkeypatch: py
     assert capacity.free_bytes(CPU) > 1 << 20
     monkeypatch.setattr(capacity, "_cgroup_free", lambda: 12345)
     assert capacity.free_bytes(CPU) == 12345
+
+
+def test_weights_that_are_mapped_from_files_are_not_free_memory(
+    model: SpanModel, monkeypatch: pytest.MonkeyPatch
+):
+    page = bytes_per_token(model) * 16
+    monkeypatch.setattr(capacity, "free_bytes", lambda device: 20 * page + model.weight_bytes)
+    monkeypatch.setattr(capacity, "mapped_bytes", lambda: 1 << 40)
+    assert pages_that_fit(model, 0) == 10

@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from shared.errors import StepRefused
+from shared.grammars import load_vocabulary
+from shared.model_files import BUNDLED
 from shared.swarm import SessionId, Span
-from shared.wire.messages import PayloadDtype, Sampling
+from shared.wire.messages import Grammar, PayloadDtype, Sampling, SamplingContext
 from tests.models import NUM_BLOCKS, build, save
 from worker.engine import Engine, Outcome, Work
+from worker.grammar import Grammars
 from worker.span_model import SpanModel
 from worker.tensors import to_payload
 from worker.weights import load_span
@@ -94,7 +97,7 @@ def submit(
             payload=memoryview(to_payload(tensor)),
             dtype=dtype or ("float32" if span.start else "int32"),
             sample=(position + count - 1,) if sample and span.end == NUM_BLOCKS else (),
-            sampling=sampling,
+            context=SamplingContext(sampling, start=position + count),
             on_done=future.set_result,
             on_failed=future.set_exception,
         )
@@ -155,6 +158,80 @@ def test_sampled_tokens_do_not_depend_on_who_else_is_in_the_batch(engine: Engine
     gate.open.set()
     assert token(same) == alone
     assert others[1].result(10) == Outcome()
+
+
+class SlowGrammars(Grammars):
+    """Compiles when told to."""
+
+    def __init__(self) -> None:
+        super().__init__(load_vocabulary(BUNDLED))
+        self.asked, self.may_compile = threading.Event(), threading.Event()
+
+    def _compile(self, grammar: Grammar) -> Any:
+        self.asked.set()
+        assert self.may_compile.wait(10)
+        return super()._compile(grammar)
+
+
+@pytest.fixture
+def slow(gate: Gate) -> Iterator[tuple[Engine, SlowGrammars]]:
+    grammars = SlowGrammars()
+    engine = Engine(gate, max_step_tokens=64, grammars=grammars)  # type: ignore[arg-type]
+    engine.start()
+    yield engine, grammars
+    gate.open.set()
+    grammars.may_compile.set()
+    engine.stop()
+
+
+HELD = Sampling(temperature=0, grammar=Grammar("regex", "[ab]{3}"), stop_ids=(2,))
+
+
+def test_a_step_waits_for_its_grammar_and_nobody_else_does(slow: tuple[Engine, SlowGrammars]):
+    engine, grammars = slow
+    held = submit(engine, 1, PROMPTS[0], sampling=HELD)
+    behind = submit(engine, 1, [3], position=4, sample=False)
+    assert grammars.asked.wait(10)
+    token(submit(engine, 2, PROMPTS[1]))
+    assert engine.queued == 2
+    assert not held.done()
+    grammars.may_compile.set()
+    said = load_vocabulary(BUNDLED).decode_bytes([token(held)])
+    assert said
+    assert set(said) <= set(b"ab")
+    assert behind.result(10) == Outcome()
+
+
+def test_a_session_freed_while_its_grammar_is_compiled_never_runs(
+    slow: tuple[Engine, SlowGrammars], gate: Gate
+):
+    engine, grammars = slow
+    held = submit(engine, 1, PROMPTS[0], sampling=HELD)
+    assert grammars.asked.wait(10)
+    engine.free([key(1)])
+    grammars.may_compile.set()
+    token(submit(engine, 2, PROMPTS[1]))
+    assert not held.done()
+    assert gate.batches == [1]
+
+
+def test_a_grammar_that_cannot_be_followed_fails_its_own_step_only(
+    slow: tuple[Engine, SlowGrammars],
+):
+    engine, grammars = slow
+    grammars.may_compile.set()
+    broken = Sampling(grammar=Grammar("regex", "(a"), stop_ids=(2,))
+    assert reason(submit(engine, 1, PROMPTS[0], sampling=broken)) == "bad_sampling"
+    token(submit(engine, 2, PROMPTS[0]))
+
+
+def test_logprobs_come_with_the_tokens_of_who_asked(engine: Engine):
+    asked = submit(engine, 1, PROMPTS[0], sampling=Sampling(temperature=0, num_logprobs=2))
+    outcome = asked.result(10)
+    (told,) = outcome.logprobs
+    assert told.top_ids[0] == outcome.token_ids[0]
+    assert told.top[0] == told.chosen
+    assert submit(engine, 2, PROMPTS[0]).result(10).logprobs == ()
 
 
 def test_two_parts_of_one_session_give_what_the_whole_gives(engine: Engine):

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from shared.wire.messages import Sampling
-from worker.sampling import CANDIDATES, gumbel, sample
+from shared.wire.messages import LEAST_LOGPROB, Sampling
+from worker.sampling import CANDIDATES, gumbel, logprobs, sample
 
 DRAWS = 4000
 GOLDEN = [-0.5564628189818723, -0.24525451495597905, 2.5534934037205987]
@@ -89,6 +90,60 @@ def test_of_a_large_vocabulary_the_likeliest_are_considered():
     row[CANDIDATES:] = 1.0
     ids = sample(row.expand(DRAWS, -1), [Sampling(2.0)] * DRAWS, range(DRAWS))
     assert min(ids) >= CANDIDATES
+
+
+@pytest.mark.parametrize("top_k", [0, 3, 1000])
+@pytest.mark.parametrize("top_p", [0.5, 0.8, 1.0])
+@pytest.mark.parametrize("min_p", [0.0, 0.05, 0.3])
+def test_what_is_left_to_draw_from_is_what_transformers_leaves(
+    top_k: int, top_p: float, min_p: float
+):
+    torch.manual_seed(top_k)
+    row = torch.randn(1, 12)
+    left = row if not top_k else TopKLogitsWarper(top_k)(None, row)
+    left = TopPLogitsWarper(top_p)(None, left) if top_p < 1 else left
+    left = MinPLogitsWarper(min_p)(None, left) if min_p else left
+    found = counts(row[0].tolist(), Sampling(1.0, top_p, 7, top_k, min_p))
+    expected = left.softmax(-1)[0]
+    assert set(found.nonzero()[:, 0].tolist()) <= set(expected.nonzero()[:, 0].tolist())
+    likely = expected > 0.002
+    assert (found[likely] > 0).all()
+    assert found / DRAWS == pytest.approx(expected.numpy(), abs=0.04)
+
+
+def test_a_row_that_asks_for_nothing_is_drawn_alike_beside_rows_that_do():
+    torch.manual_seed(1)
+    rows = torch.randn(4, 500)
+    others = [Sampling(0.7, 0.9, 1, 5), Sampling(1.3, 1.0, 2, 0, 0.2), Sampling(top_k=1)]
+    mine = [Sampling(0.9, 0.8, seed=9)]
+    alone = sample(rows[3:], mine, [70])
+    assert sample(rows, others + mine, [70] * 4)[3:] == alone
+
+
+def test_a_top_k_of_one_takes_the_likeliest():
+    assert sample(logits([1, 3, 2]), [Sampling(2.0, top_k=1)], [0]) == [1]
+
+
+def test_a_forbidden_token_is_never_drawn():
+    row = [0.0, -math.inf, 0.0, -math.inf]
+    assert counts(row, Sampling(2.0, seed=1))[[1, 3]].sum() == 0
+
+
+def test_logprobs_are_the_model_s_own_with_the_likeliest_beside_them():
+    row = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    (told,) = logprobs(row[None], [2], [2])
+    assert told.chosen == pytest.approx(math.log(0.15), abs=1e-6)
+    assert told.top_ids == (0, 1)
+    assert told.top == pytest.approx((math.log(0.5), math.log(0.3)), abs=1e-6)
+
+
+def test_logprobs_are_bounded_and_as_many_as_asked():
+    rows = logits([100.0, -math.inf, 0.0], [100.0, -math.inf, 0.0])
+    none, three = logprobs(rows, [0, 1], [0, 3])
+    assert (none.chosen, none.top, none.top_ids) == (0.0, (), ())
+    assert three.chosen == LEAST_LOGPROB
+    assert three.top == (0.0, -100.0, LEAST_LOGPROB)
+    assert len(logprobs(rows, [0, 0], [20, 0])[0].top) == 3  # no more than the vocabulary holds
 
 
 def test_half_precision_logits_are_taken():

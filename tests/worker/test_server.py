@@ -28,6 +28,7 @@ from shared.wire.messages import (
     Message,
     Refused,
     Sampling,
+    SamplingContext,
     Status,
     Step,
     Tokens,
@@ -215,7 +216,7 @@ async def test_a_step_may_pass_through_one_worker_twice_in_a_row(whole: SpanMode
 
 async def test_a_seed_gives_the_same_token_in_every_session(whole: SpanModel):
     async with swarm((ANN, whole)) as (ann, gateway):
-        hot = msgspec.msgpack.encode(Sampling(temperature=1.5, seed=4))
+        hot = msgspec.msgpack.encode(SamplingContext(Sampling(temperature=1.5, seed=4)))
         tokens: list[int] = []
         for session in (b"1" * 16, b"2" * 16):
             await gateway.tell(ann, step((ANN, WHOLE), session=session, context=hot), ids(PROMPT))

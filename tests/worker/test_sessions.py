@@ -244,3 +244,12 @@ def test_pages_are_conserved_whatever_happens(happenings: list[tuple[object, ...
         assert s.pages_free + sum(part.pages for part in parts) == s.pages_total
         assert all(part.pages * 4 >= part.length > 0 for part in parts)
         assert len(s) <= 2
+
+
+def test_a_step_that_was_overtaken_by_its_sessions_close_opens_nothing():
+    s = sessions()
+    s.close(sid(), ANN)
+    assert s.admit(step(0, 4), 0.0) is None
+    assert s.admit(step(0, 4, gateway=BOB), 0.0) is not None
+    s.close(sid(), BOB)
+    assert len(s) == 0

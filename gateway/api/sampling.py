@@ -1,0 +1,51 @@
+"""From a request's parameters to what the last hop is told. Pure."""
+
+from collections.abc import Set
+
+from gateway.api.schema import ChatRequest
+from shared.errors import RequestError
+from shared.wire.messages import Grammar, Sampling
+
+
+def check_ids(request: ChatRequest, vocab_size: int) -> None:
+    """Raises RequestError when a parameter names a token that the model does not have."""
+    named = {
+        "logit_bias": [token_id for token_id, _ in request.logit_bias],
+        "stop_token_ids": request.stop_token_ids,
+    }
+    for param, token_ids in named.items():
+        if any(token_id >= vocab_size for token_id in token_ids):
+            raise RequestError(
+                f"Invalid value for '{param}': token ids must be below {vocab_size}.",
+                param=param,
+                reason="invalid_value",
+            )
+
+
+def stop_ids_of(request: ChatRequest, model_stop_ids: frozenset[int]) -> frozenset[int]:
+    """What ends this answer."""
+    return frozenset(request.stop_token_ids) | (
+        frozenset[int]() if request.ignore_eos else model_stop_ids
+    )
+
+
+def sampling_of(
+    request: ChatRequest, grammar: Grammar | None, *, seed: int, stop_ids: Set[int]
+) -> Sampling:
+    """How the tokens of this answer are chosen."""
+    needs_stops = grammar is not None or request.min_tokens > 0
+    return Sampling(
+        temperature=request.temperature,
+        top_p=request.top_p,
+        seed=seed,
+        top_k=max(0, request.top_k),
+        min_p=request.min_p,
+        presence_penalty=request.presence_penalty,
+        frequency_penalty=request.frequency_penalty,
+        repetition_penalty=request.repetition_penalty,
+        logit_bias=request.logit_bias,
+        num_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        stop_ids=tuple(sorted(stop_ids)) if needs_stops else (),
+        min_tokens=request.min_tokens,
+        grammar=grammar,
+    )
