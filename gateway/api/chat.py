@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -59,8 +59,31 @@ def chat_routes(services: Services) -> APIRouter:
             return await unless_gone(request, _whole(services, call, answer, tokens))
 
     for path in PATHS:
-        router.add_api_route(path, create, methods=["POST"], response_model=None)
+        router.add_api_route(
+            path, create, methods=["POST"], response_model=None, openapi_extra=_body_schema()
+        )
     return router
+
+
+def _body_schema() -> dict[str, Any]:
+    """What the API's own documentation says of the body, which is parsed by hand."""
+    schema = ChatRequest.model_json_schema()
+    inlined = _inlined(schema, schema.pop("$defs", {}))
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined}}}}
+
+
+def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
+    """A JSON schema with its references written out, as it has no cycles."""
+    match node:
+        case {"$ref": str(reference)}:
+            return _inlined(definitions[reference.removeprefix("#/$defs/")], definitions)
+        case dict():
+            mapping = cast("dict[str, Any]", node)
+            return {key: _inlined(value, definitions) for key, value in mapping.items()}
+        case list():
+            return [_inlined(item, definitions) for item in cast("list[Any]", node)]
+        case _:
+            return node
 
 
 def prompt_budget(spec: ModelSpec, num_prompt_tokens: int, asked: int | None) -> int:
