@@ -167,6 +167,8 @@ class Links:
         except PeerUnreachable as error:
             log.warning("worker_unreachable", worker=worker, error=str(error))
             self.blame(worker)
+            # It may have announced itself just before it died, which the view heard of only after.
+            self.watcher.lost(worker)
             raise
 
     def _introduce(self, worker: PeerId, following: PeerId) -> None:

@@ -227,6 +227,7 @@ async def test_a_worker_that_cannot_be_dialled_is_passed_over(gateway: Gateway):
     await gateway.watcher.refresh()
     with pytest.raises(NoRoute):
         await gateway.all_tokens()
+    assert dead.peer not in gateway.watcher.view  # until it announces itself anew
     await gateway.add("0:4")
     assert await gateway.all_tokens() == EXPECTED
 
