@@ -167,8 +167,10 @@ class Links:
         except PeerUnreachable as error:
             log.warning("worker_unreachable", worker=worker, error=str(error))
             self.blame(worker)
-            # It may have announced itself just before it died, which the view heard of only after.
-            self.watcher.lost(worker)
+            # It may have announced itself just before it died, which the view heard of only after;
+            # one that has announced itself since the dial began is alive.
+            if self.watcher.view.get(worker) is announcement:
+                self.watcher.lost(worker)
             raise
 
     def _introduce(self, worker: PeerId, following: PeerId) -> None:
