@@ -27,7 +27,7 @@ $(installed): pyproject.toml constraints.txt .ci/system-packages
 	@touch $@
 
 demo: $(installed) ## a swarm here: asks one question, then serves until Ctrl-C (ARGS=--once: stops)
-	@exec $(bin)/brigade up --ask "What is a bucket brigade?" $(ARGS)
+	@exec $(bin)/brigade up --ask "What is Bucket Brigade?" $(ARGS)
 
 test: $(installed) ## run all tests (ARGS="-k name" for some of them)
 	$(bin)/python -m pytest $(ARGS)

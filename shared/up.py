@@ -30,7 +30,7 @@ T = TypeVar("T")
 GRACE_SECONDS = {"gateway": 30.0, "worker": 10.0, "bootstrap": 10.0}
 """How long each process may take to end, in the order in which they are told to."""
 POLL_SECONDS = 0.2
-QUESTION = "What is a bucket brigade?"
+QUESTION = "What is Bucket Brigade?"
 EPILOG = """\
 examples:
   brigade up                                 three workers, the bundled model
