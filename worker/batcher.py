@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from shared.swarm import Span
-from worker.sessions import PartKey
+from worker.parts import PartKey
 
 
 class Waiting(Protocol):

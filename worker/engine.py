@@ -19,8 +19,8 @@ from worker.batcher import choose
 from worker.grammar import Grammars
 from worker.kv_cache import KvCache, Segment
 from worker.metrics import WorkerMetrics
+from worker.parts import PartKey
 from worker.sampling import logprobs, sample
-from worker.sessions import PartKey
 from worker.span_model import SpanModel
 from worker.tensors import encode_int8, from_payload, name_of, to_payload
 from worker.wants import Want, bent, wants_of

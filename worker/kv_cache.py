@@ -10,13 +10,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from shared.swarm import SessionId, Span
 from worker.own_cache import OwnCache
+from worker.parts import PartKey
 
 PAGE_TOKENS = 16
-
-CacheKey = tuple[SessionId, Span]
-"""A session's part on this worker. One worker may serve two spans of one session."""
 
 
 @dataclass
@@ -67,26 +64,26 @@ class KvCache:
     """The slabs of all sessions on this worker. Used by the engine's thread alone."""
 
     def __init__(self) -> None:
-        self._slabs: dict[CacheKey, Slab] = {}
-        self._kept: set[CacheKey] = set()
+        self._slabs: dict[PartKey, Slab] = {}
+        self._kept: set[PartKey] = set()
 
-    def slab(self, key: CacheKey, pages: int) -> Slab:
+    def slab(self, key: PartKey, pages: int) -> Slab:
         """The session's slab, with room for `pages`."""
         slab = self._slabs.setdefault(key, Slab(0))
         slab.capacity = max(slab.capacity, pages * PAGE_TOKENS)
         return slab
 
-    def length(self, key: CacheKey) -> int:
+    def length(self, key: PartKey) -> int:
         """How many positions of the session's part are computed."""
         slab = self._slabs.get(key)
         return slab.length if slab else 0
 
-    def copy(self, source: CacheKey, target: CacheKey, tokens: int, pages: int) -> None:
+    def copy(self, source: PartKey, target: PartKey, tokens: int, pages: int) -> None:
         """Begin a session's part with the first `tokens` positions of another cache."""
         if kept := self._slabs.get(source):
             self._slabs[target] = kept.head(tokens, pages * PAGE_TOKENS)
 
-    def rename(self, key: CacheKey, name: CacheKey) -> None:
+    def rename(self, key: PartKey, name: PartKey) -> None:
         """Keep a part's slab under another name."""
         if slab := self._slabs.pop(key, None):
             self._slabs[name] = slab
@@ -97,7 +94,7 @@ class KvCache:
         """How many sessions' parts have a cache, those kept for others left out."""
         return len(self._slabs) - len(self._kept)
 
-    def free(self, key: CacheKey) -> None:
+    def free(self, key: PartKey) -> None:
         """Forget a session's part."""
         self._slabs.pop(key, None)
         self._kept.discard(key)

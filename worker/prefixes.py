@@ -11,15 +11,14 @@ from dataclasses import dataclass
 
 from shared.swarm import SessionId, Span
 from shared.wire.messages import PREFIX_PAGE_TOKENS
-
-KeptKey = tuple[SessionId, Span]
+from worker.parts import PartKey
 
 
 @dataclass(frozen=True)
 class Kept:
     """A cache that begins with the pages of these keys and takes this much room."""
 
-    key: KeptKey
+    key: PartKey
     page_keys: tuple[bytes, ...]
     pages: int
 
@@ -28,7 +27,7 @@ class Kept:
 class Match:
     """A kept cache whose first `tokens` positions a new session may copy."""
 
-    source: KeptKey
+    source: PartKey
     tokens: int
 
 
@@ -37,11 +36,11 @@ class Prefixes:
 
     def __init__(self) -> None:
         self.pages = 0
-        self._kept: OrderedDict[KeptKey, Kept] = OrderedDict()
-        self._by_page: dict[tuple[Span, bytes], KeptKey] = {}
+        self._kept: OrderedDict[PartKey, Kept] = OrderedDict()
+        self._by_page: dict[tuple[Span, bytes], PartKey] = {}
         self._counter = 0
 
-    def keep(self, span: Span, page_keys: tuple[bytes, ...], pages: int) -> KeptKey | None:
+    def keep(self, span: Span, page_keys: tuple[bytes, ...], pages: int) -> PartKey | None:
         """A name under which to keep a cache; None when one that reads as far is kept already."""
         if not page_keys or (span, page_keys[-1]) in self._by_page:
             return None
@@ -79,7 +78,7 @@ class Prefixes:
             gone.append(self._drop(next(iter(self._kept))))
         return gone
 
-    def _drop(self, key: KeptKey) -> Kept:
+    def _drop(self, key: PartKey) -> Kept:
         kept = self._kept.pop(key)
         self.pages -= kept.pages
         for page_key in kept.page_keys:

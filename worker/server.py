@@ -45,6 +45,7 @@ log = structlog.get_logger()
 ORPHAN_SECONDS = 30.0
 """How long the sessions of a gateway whose link broke are kept for its return."""
 
+NOBODY = PeerId("")
 MAX_QUEUED_BYTES = 512 << 20
 """Inputs of waiting steps; more are refused."""
 
@@ -273,32 +274,25 @@ class WorkerServer:
 
     def _on_unreachable(self, step: Step, why: str) -> None:
         log.warning("next_unreachable", next=step.hops[1].worker, error=why)
-        self._answer(
-            step.gateway,
-            Refused(
-                step.session,
-                step.epoch,
-                self._identity.peer,
-                "next_unreachable",
-                why[:1024],
-                lost=step.hops[1].worker,
-            ),
-        )
+        error = StepRefused("next_unreachable", why)
+        self._tell_refused(step, error, lost=step.hops[1].worker)
 
     def _refuse(self, step: Step, error: StepRefused) -> None:
         self._engine.metrics.refusals.labels(error.reason).inc()
         log.info("step_refused", reason=error.reason, detail=str(error), position=step.position)
-        self._answer(
-            step.gateway,
-            Refused(
-                step.session,
-                step.epoch,
-                self._identity.peer,
-                error.reason,
-                str(error)[:1024],
-                cached=error.cached,
-            ),
+        self._tell_refused(step, error)
+
+    def _tell_refused(self, step: Step, error: StepRefused, *, lost: PeerId = NOBODY) -> None:
+        refused = Refused(
+            step.session,
+            step.epoch,
+            self._identity.peer,
+            error.reason,
+            str(error)[:1024],
+            cached=error.cached,
+            lost=lost,
         )
+        self._answer(step.gateway, refused)
 
     def _answer(self, gateway: PeerId, message: Message, payload: bytes = b"") -> None:
         link = self.pool.get(gateway)

@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from shared.errors import StepRefused
 from shared.swarm import PeerId, SessionId, Span
 from shared.wire.messages import PREFIX_PAGE_TOKENS, Step
+from worker.parts import PartKey
 from worker.prefixes import Kept, Match, Prefixes
 
 MAX_CLOSED = 4096
 """Closed sessions remembered."""
 KEPT_SHARE = 0.5
 """Share of all pages that caches of finished sessions may hold."""
-
-PartKey = tuple[SessionId, Span]
-"""A session's part on this worker. A rebuilt session may have two parts on one worker."""
 
 
 @dataclass

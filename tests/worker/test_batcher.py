@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from shared.swarm import SessionId, Span
 from worker.batcher import choose
-from worker.sessions import PartKey
+from worker.parts import PartKey
 
 WHOLE, HALF = Span(0, 8), Span(4, 8)
 
