@@ -214,9 +214,9 @@ class _Generation:
             self._log.debug("rerouted", span=str(gap), hops=[str(hop.span) for hop in hops])
             self._touched |= {hop.worker for hop in hops}
             self._patience.rerouted(time.monotonic())
-            if not self._session.route:
-                self._reused = self._prefixes.reusable(hops, self._page_keys)
-            self._perform(self._session.rerouted(gap, hops, reused=self._reused))
+            reused = self._prefixes.reusable(hops, self._page_keys)
+            self._reused = max(self._reused, reused)
+            self._perform(self._session.rerouted(gap, hops, reused=reused))
         return True
 
     def _plan(self, gap: Span) -> Route:
