@@ -1,7 +1,8 @@
 """Inputs of spans by position, as the opaque bytes that went over the wire, under a byte budget.
 
-Pure. A checkpoint only shortens a recovery, so whatever does not fit is let go of: the session
-that was checkpointed longest ago loses its copies first, and from then on keeps none.
+Pure. A checkpoint only shortens a recovery, so whatever does not fit is let go of: first what is
+kept of ended sessions for texts that begin alike, the longest unused of it first, then the copies
+of the session that holds most, which from then on keeps none.
 """
 
 from bisect import bisect_right
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from shared.swarm import SessionId
-from shared.wire.messages import PayloadDtype
+from shared.wire.messages import PREFIX_PAGE_TOKENS, PayloadDtype
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,14 @@ class _Held:
     is_shed: bool = False
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """What an ended session left behind: its rows up to the end of the last of its pages."""
+
+    keys: tuple[bytes, ...]
+    held: _Held
+
+
 class Checkpoints:
     """All checkpoints of a gateway process."""
 
@@ -58,7 +67,9 @@ class Checkpoints:
         self.budget_bytes = budget_bytes
         self.num_bytes = 0
         self.shed_bytes = 0
-        self._sessions: OrderedDict[SessionId, _Held] = OrderedDict()
+        self._sessions: dict[SessionId, _Held] = {}
+        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._kept_under: dict[bytes, bytes] = {}
 
     def open(self, session: SessionId) -> None:
         """Begin keeping a session's checkpoints."""
@@ -67,6 +78,29 @@ class Checkpoints:
     def drop(self, session: SessionId) -> None:
         """Forget a session."""
         self.num_bytes -= self._sessions.pop(session).num_bytes
+
+    def keep(self, session: SessionId, keys: tuple[bytes, ...]) -> None:
+        """Forget a session, but for the rows of its first pages, named by their `keys`."""
+        self.truncate(session, len(keys) * PREFIX_PAGE_TOKENS)
+        held = self._sessions.pop(session)
+        if not (keys and held.blocks) or keys[-1] in self._kept_under:
+            self.num_bytes -= held.num_bytes
+            return
+        for key in keys:  # a longer text takes the place of those it begins with
+            self._let_go(key)
+        self._kept[keys[-1]] = _Kept(keys, held)
+        self._kept_under |= dict.fromkeys(keys, keys[-1])
+
+    def adopt(self, session: SessionId, keys: tuple[bytes, ...]) -> None:
+        """Begin a session, which holds nothing yet, with what is kept of these pages."""
+        name = self._kept_under.get(keys[-1]) if keys else None
+        if name is None or self._sessions[session].blocks:
+            return
+        self._kept.move_to_end(name)
+        for block, stretches in self._kept[name].held.blocks.items():
+            for stretch in stretches:
+                if head := stretch.head(len(keys) * PREFIX_PAGE_TOKENS):
+                    self.add(session, block, head)
 
     def add(self, session: SessionId, block: int, stretch: Stretch) -> None:
         """Keep the rows of a stretch that come right after what is held; ignore it otherwise.
@@ -85,8 +119,8 @@ class Checkpoints:
         held.blocks.setdefault(block, []).append(fresh)
         held.num_bytes += len(rows)
         self.num_bytes += len(rows)
-        self._sessions.move_to_end(session)
-        self._shed()
+        if self.num_bytes > self.budget_bytes:
+            self._shed()
 
     def truncate(self, session: SessionId, position: int) -> None:
         """Forget the inputs from `position` on: the text went on otherwise."""
@@ -116,12 +150,21 @@ class Checkpoints:
         return stretches[first].dtype, b"".join(parts)
 
     def _shed(self) -> None:
-        for held in self._sessions.values():
-            if self.num_bytes <= self.budget_bytes:
-                return
-            self.num_bytes -= held.num_bytes
-            self.shed_bytes += held.num_bytes
-            held.blocks, held.num_bytes, held.is_shed = {}, 0, True
+        while self._kept and self.num_bytes > self.budget_bytes:
+            self._let_go(next(iter(self._kept)))
+        while self.num_bytes > self.budget_bytes:
+            most = max(self._sessions.values(), key=lambda held: held.num_bytes)
+            self.num_bytes -= most.num_bytes
+            self.shed_bytes += most.num_bytes
+            most.blocks, most.num_bytes, most.is_shed = {}, 0, True
+
+    def _let_go(self, name: bytes) -> None:
+        """Forget what is kept under this name, if it is the last page of anything."""
+        if kept := self._kept.pop(name, None):
+            self.num_bytes -= kept.held.num_bytes
+            for key in kept.keys:
+                if self._kept_under.get(key) == name:
+                    del self._kept_under[key]
 
 
 def _alone(rows: memoryview) -> memoryview:

@@ -1,37 +1,457 @@
-"""What the routes need of whatever makes tokens."""
+"""The shell of one generation: feeds its Session what happens and performs what that asks for."""
 
-from collections.abc import AsyncGenerator
+import asyncio
+import os
+import time
 from dataclasses import dataclass
-from typing import Protocol
 
-from shared.wire.messages import Sampling, TokenLogprobs
+import structlog
+
+from gateway.blame import Blame
+from gateway.checkpoints import Checkpoints, Stretch
+from gateway.contexts import Contexts
+from gateway.drafts import PromptLookup
+from gateway.generator import Token
+from gateway.inbox import Event, FrameArrived, ShadowsFound, ViewChanged, WorkerLost
+from gateway.links import Links
+from gateway.metrics import GatewayMetrics
+from gateway.patience import Patience
+from gateway.prefixes import KnownPrefixes, page_keys
+from gateway.session import Action, Emit, Send, Session
+from shared.errors import GenerationFailed, NoRoute, PeerUnreachable, ProtocolError, RefusalCode
+from shared.routing import plan_route
+from shared.swarm import Hop, ModelSpec, PeerId, Route, SessionId, Span
+from shared.wire.codec import Frame, pack_ids
+from shared.wire.messages import (
+    MAX_GATHERED_TOKENS,
+    PREFIX_PAGE_TOKENS,
+    Checkpoint,
+    Filled,
+    PayloadDtype,
+    Refused,
+    Sampling,
+    Step,
+    Tokens,
+    WireDtype,
+    row_bytes,
+)
+
+log = structlog.get_logger()
+
+SEEK_SECONDS = 1.0
+"""Time between two searches for workers that could shadow a hop."""
 
 
 @dataclass(frozen=True)
-class Token:
-    """One token of an answer; `logprobs` where `Sampling.num_logprobs` asks for them."""
+class Limits:
+    """What an operator bounds a generation by, and how it goes about its work."""
 
-    token_id: int
-    logprobs: TokenLogprobs | None = None
+    chunk_tokens: int
+    guess_tokens: int
+    step_timeout_seconds: float
+    recovery_timeout_seconds: float
+    wire_dtype: WireDtype = "model"
+    has_standbys: bool = False
 
 
-class Generator(Protocol):
-    """Makes the tokens that follow a prompt; the swarm's own and the tests' fakes look alike."""
+@dataclass(frozen=True)
+class Means:
+    """What all generations of a gateway share."""
 
-    def generate(
+    spec: ModelSpec
+    links: Links
+    checkpoints: Checkpoints
+    prefixes: KnownPrefixes
+    limits: Limits
+    metrics: GatewayMetrics
+
+
+class Generation:
+    """One session's dealings with the swarm."""
+
+    def __init__(
         self,
+        means: Means,
         prompt: tuple[int, ...],
         *,
         sampling: Sampling,
         max_tokens: int,
         stop_ids: frozenset[int],
-    ) -> AsyncGenerator[Token, None]:
-        """Tokens as they come; at most `max_tokens`, a stop id included as the last.
+        salt: bytes,
+        made: tuple[int, ...] = (),
+    ) -> None:
+        limits = means.limits
+        self._id = SessionId(os.urandom(16))
+        self._spec = means.spec
+        self._links = means.links
+        self._checkpoints = means.checkpoints
+        self._prefixes = means.prefixes
+        self._metrics = means.metrics
+        self._limits = limits
+        self._session = Session(
+            prompt,
+            means.spec.blocks,
+            max_tokens=max_tokens,
+            stop_ids=stop_ids,
+            chunk_tokens=limits.chunk_tokens,
+            held=self._held,
+            propose=PromptLookup(limits.guess_tokens).propose,
+            made=made,
+        )
+        self._contexts = Contexts(sampling, prompt)
+        self._inbox = means.links.open_inbox(self._id)
+        self._checkpoints.open(self._id)
+        self._touched: set[PeerId] = set()
+        self._blame = Blame()
+        self._patience = Patience(
+            limits.step_timeout_seconds, limits.recovery_timeout_seconds, time.monotonic()
+        )
+        self._seekers: dict[Hop, asyncio.Task[None]] = {}
+        self._last_refusal = ""
+        self._salt = salt
+        # at least one token has to run, or there would be nothing to sample from
+        self._page_keys = page_keys(salt, self._session.tokens[:-1])
+        self._reused = 0
+        self._log = log.bind(session=self._id.hex()[:8])
 
-        It ends by itself only there: an end without a stop id before `max_tokens` counts as a
-        failure. Raises NoRoute before the first token, GenerationFailed(reason) later. Iterated
-        from one task only. aclose(), which also follows the last token, or a cancellation while it
-        waits for a token frees the session on every worker. Only one of the two comes, and once,
-        so that the freeing itself is not disturbed.
+    @property
+    def is_over(self) -> bool:
+        """Whether the last token is made."""
+        return self._session.is_over
+
+    @property
+    def num_reused(self) -> int:
+        """How many of the prompt's first tokens some worker did not have to run again."""
+        return self._reused
+
+    async def advance(self) -> list[Token]:
+        """Wait for something to happen; the tokens it brought, possibly none.
+
+        Raises NoRoute while there has never been a route, else GenerationFailed.
         """
-        ...
+        if self._session.gaps:
+            self._check_trouble()
+            if await self._close_gaps():
+                return []
+        self._seek_shadows()
+        try:
+            async with asyncio.timeout(self._seconds_left()):
+                event = await self._inbox.get()
+        except TimeoutError:
+            return self._perform(self._out_of_patience())
+        before = self._session.num_advances
+        fresh = self._perform(self._handle(event))
+        if self._session.num_advances != before:
+            self._patience.progressed(time.monotonic())
+            self._links.forgive(hop.worker for hop in self._session.route)
+        self._release()
+        return fresh
+
+    def close(self) -> None:
+        """Free the session everywhere; its route may keep what it has read for a text like it."""
+        for seeker in self._seekers.values():
+            seeker.cancel()
+        guesses = self._session.guesses
+        self._metrics.guessed.inc(guesses.num_guessed)
+        self._metrics.guessed_right.inc(guesses.num_right)
+        self._metrics.takeovers.labels("leave").inc(self._session.num_moves)
+        self._metrics.dropped_copies.inc(self._inbox.num_dropped)
+        keys = page_keys(self._salt, self._session.tokens[: self._session.confirmed])
+        self._prefixes.remember(self._session.route, keys)
+        self._links.close_session(self._id, self._touched, keys)
+        self._checkpoints.keep(self._id, keys)
+
+    def _held(self, block: int) -> int:
+        if block == 0:
+            return len(self._session.tokens)
+        return self._checkpoints.held(self._id, block)
+
+    def _seconds_left(self) -> float:
+        statuses = [self._links.statuses.get(hop.worker) for hop in self._session.route]
+        return self._patience.left(
+            time.monotonic(),
+            has_gaps=bool(self._session.gaps),
+            busy_seconds=sum(status.slowest_seconds for status in statuses if status)
+            if self._session.is_decoding
+            else None,
+        )
+
+    def _check_trouble(self) -> None:
+        """Raises GenerationFailed when the route has been broken for too long."""
+        if self._patience.is_over(time.monotonic()):
+            gaps = ", ".join(map(str, self._session.gaps or [self._spec.blocks]))
+            raise GenerationFailed(
+                "worker_lost",
+                f"no worker took over blocks {gaps} within "
+                f"{self._limits.recovery_timeout_seconds:.0f} s{self._last_refusal}",
+            )
+
+    def _out_of_patience(self) -> list[Action]:
+        """A slow worker is routed around if that is possible; a silent one is blamed."""
+        self._check_trouble()
+        suspect = self._session.suspect()
+        if suspect is None or self._session.gaps:
+            return []
+        if self._patience.is_silent(time.monotonic()):
+            self._log.warning("step_timed_out", worker=suspect)
+            self._links.blame(suspect)
+            return self._lose(suspect)
+        if self._can_do_without(suspect):
+            self._log.info("step_is_slow", worker=suspect)
+            return self._lose(suspect)
+        self._patience.no_others()
+        return []
+
+    def _can_do_without(self, worker: PeerId) -> bool:
+        spans = [hop.span for hop in self._session.route if hop.worker == worker]
+        try:
+            for span in spans:
+                self._plan(span, avoid={worker})
+        except NoRoute:
+            return False
+        return True
+
+    async def _close_gaps(self) -> bool:
+        """Try to find workers for a gap; whether that went well or is worth trying again now."""
+        gap = self._session.gaps[0]
+        stand_ins = self._session.stand_ins(gap)
+        try:
+            hops = stand_ins or self._plan(gap)
+        except NoRoute:
+            if not self._touched:
+                raise
+            return False
+        try:
+            await self._links.prepare(hops)
+        except PeerUnreachable as error:
+            self._log.debug("newcomer_unreachable", error=str(error))
+            return True  # it is avoided from now on
+        if gap in self._session.gaps:
+            self._log.debug("rerouted", span=str(gap), hops=[str(hop.span) for hop in hops])
+            if self._touched:
+                self._metrics.takeovers.labels("standby" if stand_ins else "loss").inc()
+            self._perform(self._session.rerouted(gap, hops, reused=self._reuse(hops)))
+            self._release()
+        return True
+
+    def _reuse(self, hops: Route) -> int:
+        """Take on hops; how many first tokens they should still have from another session."""
+        self._touched |= {hop.worker for hop in hops}
+        self._patience.rerouted(time.monotonic())
+        reused = self._prefixes.reusable(hops, self._page_keys)
+        if not self._session.route:
+            self._checkpoints.adopt(self._id, self._page_keys[: reused // PREFIX_PAGE_TOKENS])
+        self._reused = max(self._reused, reused)
+        return reused
+
+    def _plan(self, gap: Span, *, avoid: set[PeerId] | None = None) -> Route:
+        view = {
+            worker: announcement
+            for worker, announcement in self._links.watcher.view.items()
+            if announcement.num_blocks == self._spec.num_blocks
+            and not self._links.is_leaving(worker)
+        }
+        return plan_route(
+            view,
+            gap,
+            avoid=self._blame.avoided(time.monotonic()) | self._links.avoided() | (avoid or set()),
+            load={worker: status.sessions for worker, status in self._links.statuses.items()},
+        )
+
+    def _seek_shadows(self) -> None:
+        """Look for workers to shadow the hops that are about to leave, or all that have none."""
+        session = self._session
+        if session.gaps or not (self._limits.has_standbys or self._links.any_is_leaving):
+            return
+        for hop in session.route:
+            is_leaving = self._links.is_leaving(hop.worker)
+            if shadow := session.shadow_of(hop):
+                shadow.takes_over |= is_leaving
+            elif (is_leaving or self._limits.has_standbys) and self._can_shadow(hop):
+                self._seekers[hop] = asyncio.create_task(self._seek_shadow(hop))
+
+    def _can_shadow(self, hop: Hop) -> bool:
+        """Whether the hop's inputs are held, and nobody seeks yet."""
+        held = self._held(hop.span.start) + MAX_GATHERED_TOKENS
+        return hop not in self._seekers and 0 < self._session.confirmed <= held
+
+    async def _seek_shadow(self, hop: Hop) -> None:
+        """Off the path of the tokens: a dial may take seconds."""
+        try:
+            hops = self._plan_beside(hop)
+            await self._links.prepare(hops)
+        except (NoRoute, PeerUnreachable) as error:
+            self._log.debug("no_shadow", span=str(hop.span), error=str(error))
+            await asyncio.sleep(SEEK_SECONDS)
+            hops = ()
+        self._inbox.put(ShadowsFound(hop, hops))
+
+    def _plan_beside(self, hop: Hop) -> Route:
+        """Workers for the span of a hop: if possible none of those that serve the session."""
+        try:
+            return self._plan(hop.span, avoid=self._session.workers)
+        except NoRoute:
+            return self._plan(hop.span, avoid={hop.worker})
+
+    def _handle(self, event: Event) -> list[Action]:
+        match event:
+            case FrameArrived(worker=worker, frame=frame) if worker in self._touched:
+                return self._hear(worker, frame)
+            case WorkerLost(worker=worker):
+                return self._lose(worker)
+            case ShadowsFound(hop=hop, hops=hops):
+                del self._seekers[hop]
+                if hops:
+                    self._touched |= {newcomer.worker for newcomer in hops}
+                    takes_over = self._links.is_leaving(hop.worker)
+                    return self._session.shadow(hop, hops, takes_over=takes_over)
+            case ViewChanged() | FrameArrived():
+                pass
+        return []
+
+    def _hear(self, worker: PeerId, frame: Frame) -> list[Action]:
+        match frame.message:
+            case Tokens() as m:
+                return self._take(worker, m)
+            case Filled() as m:
+                return self._session.filled(worker, m.epoch, m.block, m.position)
+            case Checkpoint() as m:
+                return self._keep(worker, m, frame.payload)
+            case Refused() as m:
+                return self._refused(worker, m)
+            case message:
+                raise ProtocolError(f"{type(message).__name__} is not about a session")
+
+    def _take(self, worker: PeerId, tokens: Tokens) -> list[Action]:
+        session = self._session
+        if not self._contexts.is_answered(tokens, self._spec.vocab_size):
+            self._log.warning("answer_makes_no_sense", worker=worker)
+            return self._lose(worker)
+        actions = session.tokens_arrived(
+            worker, tokens.epoch, tokens.position, tokens.token_ids, tokens.logprobs
+        )
+        if actions:
+            self._patience.answered(time.monotonic())
+        self._checkpoints.truncate(self._id, session.confirmed)
+        return actions
+
+    def _refused(self, worker: PeerId, refused: Refused) -> list[Action]:
+        self._log.info("step_refused", worker=worker, reason=refused.reason, detail=refused.detail)
+        self._has_less(worker, refused)
+        self._cannot_be_done(worker, refused)
+        blamed = self._to_blame(worker, refused)
+        actions = self._session.refused(
+            worker, refused.epoch, refused.reason, refused.cached, blamed
+        )
+        self._avoid_if_lost(blamed, refused.reason)
+        return actions
+
+    def _to_blame(self, worker: PeerId, refused: Refused) -> PeerId:
+        """Whom a refusal speaks against."""
+        accused = refused.lost
+        if refused.reason != "next_unreachable" or not self._session.is_next(worker, accused):
+            return worker
+        is_linked = accused in self._links.linked()
+        return self._blame.of_unreachable(worker, accused, is_linked=is_linked)
+
+    def _has_less(self, worker: PeerId, refused: Refused) -> None:
+        """A hop that has less of the prefix than we thought: the others' part is worth nothing."""
+        if refused.reason == "position_gap" and refused.cached < self._reused:
+            for hop in self._session.route:
+                if hop.worker == worker:
+                    kept = refused.cached // PREFIX_PAGE_TOKENS
+                    self._prefixes.forget(hop, self._page_keys[kept:])
+
+    def _cannot_be_done(self, worker: PeerId, refused: Refused) -> None:
+        """Raises GenerationFailed when any other worker would refuse as well."""
+        is_current = refused.epoch == self._session.epoch
+        if is_current and any(hop.worker == worker for hop in self._session.route):
+            if refused.reason == "bad_sampling":
+                raise GenerationFailed("bad_sampling", refused.detail)
+            self._last_refusal = f"; the last one refused: {refused.detail}"
+
+    def _keep(self, worker: PeerId, message: Checkpoint, payload: memoryview) -> list[Action]:
+        session = self._session
+        if not session.pushes(worker, message.block):
+            return []
+        if message.position + message.count > session.sent:
+            return []
+        if len(payload) != message.count * row_bytes(message.dtype, self._spec.hidden_size):
+            self._log.warning("copy_of_wrong_size", worker=worker, bytes=len(payload))
+            return self._lose(worker)
+        count = session.checkpointed(
+            worker, message.epoch, message.block, message.position, message.count
+        )
+        stretch = Stretch(message.position, message.count, message.dtype, payload)
+        if part := stretch.head(message.position + count):
+            self._checkpoints.add(self._id, message.block, part)
+        return session.feed_shadows() if session.is_shadowed else []
+
+    def _lose(self, worker: PeerId) -> list[Action]:
+        actions = self._session.worker_lost(worker)
+        self._avoid_if_lost(worker)
+        return actions
+
+    def _avoid_if_lost(self, worker: PeerId, reason: RefusalCode | None = None) -> None:
+        if self._session.is_lost(worker):
+            now = time.monotonic()
+            self._patience.lost(now)
+            self._blame.avoid(worker, reason, now)
+
+    def _release(self) -> None:
+        """Free the session on workers that have no part in it any more."""
+        gone = self._touched - self._session.workers if self._session.route else set[PeerId]()
+        if gone:
+            self._links.release(self._id, gone, self._session.last_epoch)
+            self._touched -= gone
+
+    def _perform(self, actions: list[Action]) -> list[Token]:
+        """Send what is to be sent; the tokens to emit."""
+        fresh: list[Token] = []
+        for action in actions:
+            match action:
+                case Emit(token_ids=token_ids, logprobs=()):
+                    fresh.extend(map(Token, token_ids))
+                case Emit(token_ids=token_ids, logprobs=logprobs):
+                    fresh.extend(map(Token, token_ids, logprobs))
+                case Send():
+                    self._send(action)
+        self._metrics.tokens.inc(len(fresh))
+        return fresh
+
+    def _send(self, send: Send) -> None:
+        dtype, payload = self._inputs(send)
+        if send.acknowledge:
+            self._metrics.replayed_tokens.inc(send.count)
+            self._metrics.replayed_bytes.inc(len(payload))
+        try:
+            self._links.post(send.hops, self._step(send, dtype), payload)
+        except PeerUnreachable as error:
+            self._log.warning("step_not_sent", error=str(error))
+            self._perform(self._lose(send.hops[0].worker))
+
+    def _step(self, send: Send, dtype: PayloadDtype) -> Step:
+        end = send.position + send.count
+        context = self._contexts.context(self._session.tokens, send.guesses) if send.sample else b""
+        return Step(
+            session=self._id,
+            epoch=send.epoch,
+            gateway=self._links.peer,
+            position=send.position,
+            count=send.count,
+            hops=send.hops,
+            dtype=dtype,
+            sample=tuple(range(end - 1 - len(send.guesses), end)) if send.sample else (),
+            context=context,
+            acknowledge=send.acknowledge,
+            prefix=self._page_keys if send.position <= self._reused else (),
+            wire_dtype=self._limits.wire_dtype,
+            gathers=not self._session.is_shadowed,
+        )
+
+    def _inputs(self, send: Send) -> tuple[PayloadDtype, bytes]:
+        block = send.hops[0].span.start
+        end = send.position + send.count
+        if block > 0:
+            return self._checkpoints.rows(self._id, block, send.position, end)
+        return "int32", pack_ids([*self._session.tokens[send.position : end], *send.guesses])

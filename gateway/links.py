@@ -3,11 +3,11 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Set
-from dataclasses import dataclass
 from itertools import pairwise
 
 import structlog
 
+from gateway.inbox import Event, FrameArrived, Inbox, ViewChanged, WorkerLost
 from shared.discovery.watcher import Watcher
 from shared.errors import PeerUnreachable, ProtocolError
 from shared.identity import Identity
@@ -37,30 +37,6 @@ MAX_AVOID_SECONDS = 160.0
 at most, doubling each time until it is forgiven."""
 
 
-@dataclass(frozen=True)
-class FrameArrived:
-    """A worker said something about a session."""
-
-    worker: PeerId
-    frame: Frame
-
-
-@dataclass(frozen=True)
-class WorkerLost:
-    """The last link to a worker ended."""
-
-    worker: PeerId
-
-
-@dataclass(frozen=True)
-class ViewChanged:
-    """There may be a route where there was none."""
-
-
-Event = FrameArrived | WorkerLost | ViewChanged
-Inbox = asyncio.Queue[Event]
-
-
 class Links:
     """All links to workers, and the inboxes of the sessions that use them."""
 
@@ -87,6 +63,7 @@ class Links:
         self._introduced: dict[PeerId, dict[PeerId, str]] = {}
         self._avoided_until: dict[PeerId, float] = {}
         self._strikes: dict[PeerId, int] = {}
+        self._leaving: set[PeerId] = set()
 
     def open_inbox(self, session: SessionId) -> Inbox:
         """Where everything that concerns a session will arrive."""
@@ -98,13 +75,24 @@ class Links:
     ) -> None:
         """Free a session here and on the workers that know it; they may keep its first pages."""
         del self._inboxes[session]
-        for worker in workers:
-            if link := self._pool.get(worker):
-                _post_quietly(link, Close(session, page_keys))
+        self._close(workers, Close(session, page_keys))
+
+    def release(self, session: SessionId, workers: Iterable[PeerId], epoch: int) -> None:
+        """Free a session on workers that have had no part in it since `epoch`."""
+        self._close(workers, Close(session, epoch=epoch))
 
     def linked(self) -> Set[PeerId]:
         """The workers an open link leads to."""
         return {link.peer for link in self._pool.open_links()}
+
+    @property
+    def any_is_leaving(self) -> bool:
+        """Whether any worker has said that it is about to leave."""
+        return bool(self._leaving)
+
+    def is_leaving(self, worker: PeerId) -> bool:
+        """Whether this worker has."""
+        return worker in self._leaving
 
     def avoided(self) -> Set[PeerId]:
         """The workers that could not be dialled a moment ago."""
@@ -197,6 +185,7 @@ class Links:
     def _on_lost(self, worker: PeerId) -> None:
         log.info("worker_link_lost", worker=worker)
         self.statuses.pop(worker, None)
+        self._leaving.discard(worker)
         self._introduced.pop(worker, None)
         self.watcher.lost(worker)
         self._tell_all(WorkerLost(worker))
@@ -204,16 +193,28 @@ class Links:
     def _on_frame(self, link: Link, frame: Frame) -> None:
         match frame.message:
             case Status() as status:
-                self.statuses[link.peer] = status
+                self._heard_status(link.peer, status)
             case Tokens() | Filled() | Checkpoint() | Refused() as message:
                 if inbox := self._inboxes.get(SessionId(message.session)):
-                    inbox.put_nowait(FrameArrived(link.peer, frame))
+                    inbox.put(FrameArrived(link.peer, frame))
             case Step() | Close() | Introduce() | _ as message:
                 raise ProtocolError(f"a gateway takes no {type(message).__name__}")
 
+    def _heard_status(self, worker: PeerId, status: Status) -> None:
+        self.statuses[worker] = status
+        if status.leaving and worker not in self._leaving:
+            log.info("worker_is_leaving", worker=worker)
+            self._leaving.add(worker)
+            self._tell_all(ViewChanged())
+
+    def _close(self, workers: Iterable[PeerId], message: Close) -> None:
+        for worker in workers:
+            if link := self._pool.get(worker):
+                _post_quietly(link, message)
+
     def _tell_all(self, event: Event) -> None:
         for inbox in self._inboxes.values():
-            inbox.put_nowait(event)
+            inbox.put(event)
 
 
 def _post_quietly(link: Link, message: Message) -> None:

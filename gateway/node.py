@@ -16,8 +16,10 @@ from gateway.admission import Admission
 from gateway.api.status import readiness, swarm_snapshot
 from gateway.app import build_app
 from gateway.checkpoints import Checkpoints
-from gateway.generate import Limits, SwarmGenerator
+from gateway.generate import SwarmGenerator
+from gateway.generation import Limits
 from gateway.links import Links
+from gateway.metrics import GatewayMetrics
 from gateway.services import Services
 from gateway.settings import GatewaySettings
 from gateway.text import ChatText
@@ -46,14 +48,17 @@ async def _serve(settings: GatewaySettings, spec: ModelSpec, model_directory: Pa
     # keep the process alive long enough to close what is below.
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, lambda: None)
+    checkpoints = Checkpoints(settings.checkpoint_bytes)
+    admission = Admission(max_streams=settings.max_streams, max_waiting=settings.max_queue)
+    metrics = GatewayMetrics()
     async with _swarm(settings, spec) as (links, peers):
+        metrics.watch_parts(checkpoints, admission, lambda: len(links.watcher.view))
         services = Services(
             spec=spec,
             text=text,
-            generator=SwarmGenerator(
-                spec, links, Checkpoints(settings.checkpoint_bytes), _limits(settings)
-            ),
-            admission=Admission(max_streams=settings.max_streams, max_waiting=settings.max_queue),
+            generator=SwarmGenerator(spec, links, checkpoints, _limits(settings), metrics),
+            admission=admission,
+            metrics=metrics,
             snapshot=lambda: _snapshot(spec, links, peers),
             is_ready=lambda: readiness(_snapshot(spec, links, peers)),
             created=int((model_directory / "config.json").stat().st_mtime),
@@ -122,6 +127,7 @@ def _limits(settings: GatewaySettings) -> Limits:
         step_timeout_seconds=settings.step_timeout_seconds,
         recovery_timeout_seconds=settings.recovery_timeout_seconds,
         wire_dtype=settings.wire,
+        has_standbys=settings.standby,
     )
 
 

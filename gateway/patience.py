@@ -1,9 +1,18 @@
-"""How long one generation waits before it blames or gives up. Pure: time comes in.
+"""How long one generation waits before it turns elsewhere or gives up. Pure: time comes in.
 
 Only what moves the generation on counts as progress. A worker that talks without getting
 anywhere is as silent as one that says nothing, and replacements that all refuse do not put off
 the end of a recovery.
+
+A step that takes far longer than those before it makes a generation look for another worker; only
+one that takes longer than the operator allows speaks against the worker itself.
 """
+
+USUAL_FACTOR = 10.0
+"""How many times the usual a step may take before it counts as slow."""
+LEAST_SLOW_SECONDS = 2.0
+SMOOTHING = 0.2
+"""Weight of the newest step in what is usual."""
 
 
 class Patience:
@@ -13,30 +22,62 @@ class Patience:
         self._step_seconds = step_seconds
         self._recovery_seconds = recovery_seconds
         self._silent_since = now
+        self._answered_at: float | None = None
+        self._usual_seconds: float | None = None
+        self._is_known_slow = False
         self._trouble_since: float | None = None
 
     def progressed(self, now: float) -> None:
         """The generation moved on: all is well."""
         self._silent_since = now
         self._trouble_since = None
+        self._is_known_slow = False
+
+    def answered(self, now: float) -> None:
+        """A decode step came back."""
+        if self._answered_at is not None:
+            seconds = now - self._answered_at
+            usual = seconds if self._usual_seconds is None else self._usual_seconds
+            self._usual_seconds = usual + SMOOTHING * (seconds - usual)
+        self._answered_at = now
 
     def rerouted(self, now: float) -> None:
         """Other workers were asked: they get a step's time of their own."""
         self._silent_since = now
+        self._answered_at = None  # what was in between is not what a step takes
+        self._is_known_slow = False
 
     def lost(self, now: float) -> None:
         """A part of the route is gone; trouble lasts from its first loss to the next progress."""
         if self._trouble_since is None:
             self._trouble_since = now
 
+    def no_others(self) -> None:
+        """Nobody could take over from a slow worker, so it is waited for."""
+        self._is_known_slow = True
+
     def is_over(self, now: float) -> bool:
         """Whether trouble has lasted too long."""
         since = self._trouble_since
         return since is not None and now >= since + self._recovery_seconds
 
-    def left(self, now: float, *, has_gaps: bool) -> float:
-        """Seconds until silence or trouble has lasted too long. With gaps, silence is no fault."""
-        ends = [] if has_gaps else [self._silent_since + self._step_seconds]
+    def is_silent(self, now: float) -> bool:
+        """Whether a step has taken longer than any may."""
+        return now >= self._silent_since + self._step_seconds
+
+    def left(self, now: float, *, has_gaps: bool, busy_seconds: float | None = None) -> float:
+        """Seconds until there is something to do about the silence. With gaps it is no fault.
+
+        `busy_seconds` is how long the workers of a decode step may be busy with others' work
+        before they come to it; None stands for a step whose time nothing is known of.
+        """
+        ends = [] if has_gaps else [self._silent_since + self._allowed(busy_seconds)]
         if self._trouble_since is not None:
             ends.append(self._trouble_since + self._recovery_seconds)
         return max(0.0, min(ends, default=now) - now)
+
+    def _allowed(self, busy_seconds: float | None) -> float:
+        if busy_seconds is None or self._usual_seconds is None or self._is_known_slow:
+            return self._step_seconds
+        slow = USUAL_FACTOR * self._usual_seconds + 2 * busy_seconds
+        return min(self._step_seconds, max(slow, LEAST_SLOW_SECONDS))

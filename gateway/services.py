@@ -1,11 +1,12 @@
 """What the routes are given: the process's parts, put together once at start."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.admission import Admission
-from gateway.generation import Generator
+from gateway.generator import Generator
+from gateway.metrics import GatewayMetrics
 from gateway.text import ChatText
 from shared.swarm import ModelSpec
 
@@ -30,6 +31,7 @@ class Services:
     snapshot: Callable[[], dict[str, Any]]
     is_ready: Callable[[], bool | str]
     created: int
+    metrics: GatewayMetrics = field(default_factory=GatewayMetrics)
     max_body_bytes: int = MAX_BODY_BYTES
     allowed_origins: tuple[str, ...] = ("*",)
     hold_seconds: float = 10.0

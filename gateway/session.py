@@ -6,25 +6,29 @@ session is one whose whole route is lost; a worker that vanishes leaves a gap; b
 upstream whose inputs are held, at worst from the token ids at block 0, and the unanswered step is
 sent again. Hops that rewind only run again what they have run before.
 
-Each change of route starts an epoch, and workers drop steps of an older one, so that a worker
-believed dead cannot disturb those who took over.
+A hop may be shadowed: other workers are fed its inputs while it serves on. They take its place
+between two steps, when it is to leave, or at once, when it is lost.
 
-A step may carry guesses of the tokens to come. As a sampled token depends on nothing but the
-logits, the parameters and its position, a guess is right exactly when it is the token sampled in
-its place: the text is the same with guesses and without. What wrong guesses left in a cache is
-overwritten by the next step, whose position comes before it.
+Each change of route starts an epoch, and workers drop steps of an older one, so that a worker
+believed dead cannot disturb those who took over. So does each shadow, for itself.
 """
 
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from gateway.guesses import Guesses, Propose
+from gateway.shadows import Shadow
 from shared.errors import RefusalCode
 from shared.swarm import Hop, PeerId, Route, Span, tiles
 from shared.wire.messages import TokenLogprobs
 
 MAX_GAP_REFUSALS = 16
 """Position gaps a worker may report in one session before it counts as lost."""
+
+MAX_FILL_CHUNKS = 8
+"""Chunks of inputs sent to refill caches before the arrival of the last is waited for: bounds
+what a link must hold."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,8 @@ Action = Send | Emit
 class Session:
     """One generation's state. `num_advances` grows whenever something moved it on.
 
-    `held(block)` says how many inputs of a block are checkpointed; `guess(tokens)` what may
-    follow them.
+    `prompt` is followed by the tokens `made` before, if the generation is resumed. `held(block)`
+    says how many inputs of a block are checkpointed; `propose(tokens)` what may follow them.
     """
 
     def __init__(
@@ -71,28 +75,29 @@ class Session:
         stop_ids: Set[int],
         chunk_tokens: int,
         held: Callable[[int], int],
-        guess: Callable[[Sequence[int]], tuple[int, ...]] = lambda tokens: (),
+        propose: Propose = lambda tokens: (),
+        made: Sequence[int] = (),
     ) -> None:
-        self.tokens = list(prompt)
+        self.tokens = [*prompt, *made]
         self.route: Route = ()
         self.gaps: list[Span] = [blocks]
         self.epoch = 0
+        self.last_epoch = 0
         self.is_over = False
+        self.guesses = Guesses(propose)
+        self.num_advances = 0
+        self.num_moves = 0
         self._stop_ids = stop_ids
         self._max_length = len(prompt) + max_tokens
         self._chunk_tokens = chunk_tokens
         self._held = held
-        self._guess = guess
-        self._guesses: tuple[int, ...] = ()
-        self._guessing_at: int | None = None
-        self._guessed_right_until: dict[int, int] = {}
-        self.num_advances = 0
-        self.num_guessed = 0
-        self.num_guessed_right = 0
         self._unanswered = 0
         self._filled: dict[Hop, int] = {}
         self._refill: tuple[Route, int] | None = None
         self._gap_refusals: dict[PeerId, int] = {}
+        self._shadows: dict[Hop, Shadow] = {}
+        self._is_waiting = False
+        """The next step is held back for a shadow that is about to take over."""
 
     @property
     def confirmed(self) -> int:
@@ -102,24 +107,46 @@ class Session:
     @property
     def sent(self) -> int:
         """The end of the inputs that any hop can have run: the text and the guesses after it."""
-        return len(self.tokens) + len(self._guesses)
+        return len(self.tokens) + len(self.guesses.pending)
+
+    @property
+    def workers(self) -> set[PeerId]:
+        """Everyone on the route and in its shadows."""
+        shadows = [hop for shadow in self._shadows.values() for hop in shadow.hops]
+        return {hop.worker for hop in (*self.route, *shadows)}
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether one token's step is all that is waited for."""
+        is_one_token = 0 < self._unanswered == len(self.tokens) - 1
+        return is_one_token and not (self.gaps or self._refill or self._is_waiting)
+
+    @property
+    def is_shadowed(self) -> bool:
+        """Whether any hop is."""
+        return bool(self._shadows)
 
     def is_next(self, worker: PeerId, other: PeerId) -> bool:
         """Whether `other` follows `worker` on the route."""
         return any(a.worker == worker and b.worker == other for a, b in pairwise(self.route))
 
-    def worker_lost(self, worker: PeerId) -> None:
+    def is_lost(self, worker: PeerId) -> bool:
+        """Whether a hop of this worker lies in a gap."""
+        return any(hop.worker == worker and self._is_in_gap(hop) for hop in self.route)
+
+    def pushes(self, worker: PeerId, block: int) -> bool:
+        """Whether this worker's outputs are the inputs of `block`."""
+        shadows = [hop for shadow in self._shadows.values() for hop in shadow.hops]
+        hops = (*self.route, *shadows)
+        return any((hop.worker, hop.span.end) == (worker, block) for hop in hops)
+
+    def worker_lost(self, worker: PeerId) -> list[Action]:
         """A worker went silent, closed or refused: its hops become gaps."""
         for hop in self.route:
             if hop.worker == worker:
                 self._open_gap(hop.span)
-
-    def is_lost(self, worker: PeerId) -> bool:
-        """Whether a hop of this worker lies in a gap."""
-        return any(
-            hop.worker == worker and any(gap.covers(hop.span) for gap in self.gaps)
-            for hop in self.route
-        )
+        self._drop_shadows(worker)
+        return self._go_on_without()
 
     def rerouted(self, gap: Span, hops: Route, *, reused: int = 0) -> list[Action]:
         """Other workers take over a gap. Nothing is sent before the last gap is closed.
@@ -131,13 +158,36 @@ class Session:
             self._unanswered = reused
         assert gap in self.gaps
         assert tiles(hops, gap)
-        before = tuple(hop for hop in self.route if hop.span.end <= gap.start)
-        after = tuple(hop for hop in self.route if hop.span.start >= gap.end)
-        self.route = before + hops + after
+        known = {hop: s.filled for s in self._shadows.values() for hop in s.hops}
         self.gaps.remove(gap)
-        self._filled = {hop: self._filled.get(hop, 0) for hop in before + after}
-        self._filled |= dict.fromkeys(hops, min(reused, self._unanswered))
+        self._replace(gap, hops)
+        self._filled |= {hop: known.get(hop, min(reused, self._unanswered)) for hop in hops}
         return [] if self.gaps else self._start_epoch()
+
+    def stand_ins(self, gap: Span) -> Route | None:
+        """The shadows of all that a gap has lost, if they are there."""
+        shadows = [self._shadows.get(hop) for hop in self.route if gap.covers(hop.span)]
+        if not shadows or not all(shadows):
+            return None
+        return tuple(hop for shadow in shadows if shadow for hop in shadow.hops)
+
+    def shadow(self, hop: Hop, hops: Route, *, takes_over: bool = False) -> list[Action]:
+        """Feed `hops` what `hop` is fed; with `takes_over`, until they can replace it."""
+        assert tiles(hops, hop.span)
+        if hop not in self.route or self._is_in_gap(hop) or set(hops) & set(self.route):
+            return []
+        self.last_epoch += 1
+        self._shadows[hop] = Shadow(hop, hops, self.last_epoch, takes_over)
+        return self.feed_shadows()
+
+    def shadow_of(self, hop: Hop) -> Shadow | None:
+        """The shadow of a hop, if it has one."""
+        return self._shadows.get(hop)
+
+    def feed_shadows(self) -> list[Action]:
+        """Send shadows what they lack, as far as it is held. To be called when more is."""
+        # outputs of a step with guesses may not belong to the text
+        return self._feed(self._unanswered if self.guesses.pending else len(self.tokens))
 
     def tokens_arrived(
         self,
@@ -153,30 +203,29 @@ class Session:
         if not self.route or worker != self.route[-1].worker:
             return []
         self.num_advances += 1
-        fresh = self._take(self._right(token_ids))
+        fresh = self._take(self.guesses.judge(token_ids))
         emit = Emit(fresh, logprobs[: len(fresh)])
         self._unanswered = len(self.tokens) - 1
-        if self._guessing_at is not None:
-            self._guessed_right_until[self._guessing_at] = self._unanswered
-            self._guessing_at = None
+        self.guesses.answered(self._unanswered)
         self._filled = dict.fromkeys(self.route, self._unanswered)
         if not self.is_over:
-            self._guesses = self._guess(self.tokens)[: self._max_length - len(self.tokens) - 1]
+            self.guesses.make(self.tokens, self._max_length - len(self.tokens) - 1)
         if self.is_over or self.gaps:
             return [emit]
-        return [*self._send_unanswered(), emit]
+        return [*self._go_on(), emit]
 
     def filled(self, worker: PeerId, epoch: int, block: int, position: int) -> list[Action]:
         """A refill reached the end of its hops."""
-        if self._refill is None or epoch != self.epoch:
-            return []
-        hops, end = self._refill
-        if (hops[-1].worker, hops[-1].span.end, end) != (worker, block, position):
-            return []
-        self.num_advances += 1
-        self._refill = None
-        self._filled |= dict.fromkeys(hops, end)
-        return [] if self.gaps else self._resume()
+        if self._refill is not None and epoch == self.epoch:
+            hops, end = self._refill
+            if (hops[-1].worker, hops[-1].span.end, end) == (worker, block, position):
+                self.num_advances += 1
+                self._refill = None
+                self._filled |= dict.fromkeys(hops, end)
+                return [] if self.gaps else self._resume()
+        if any([shadow.reached(worker, block, position) for shadow in self._shadows.values()]):
+            return self._go_on() if self._is_waiting else self.feed_shadows()
+        return []
 
     def checkpointed(
         self, worker: PeerId, epoch: int, block: int, position: int, count: int
@@ -185,7 +234,7 @@ class Session:
 
         Returns how many of the outputs belong to the text: those of wrong guesses do not.
         """
-        end = min(position + count, self._guessed_right_until.get(position, position + count))
+        end = self.guesses.end_of_text(position, position + count)
         for hop in self.route if epoch == self.epoch else ():
             is_its = (hop.worker, hop.span.end) == (worker, block)
             if is_its and position <= self._filled[hop] < end:
@@ -197,15 +246,14 @@ class Session:
         self, worker: PeerId, epoch: int, reason: RefusalCode, cached: int, lost: PeerId
     ) -> list[Action]:
         """A worker did not run a step. All but a position gap mean that a worker is lost to us."""
+        self._drop_shadows(worker)
         if epoch != self.epoch or all(hop.worker != worker for hop in self.route):
-            return []
+            return self._go_on_without()
         if reason == "next_unreachable":
-            self.worker_lost(lost)
-            return []
+            return self.worker_lost(lost)
         refusals = self._gap_refusals[worker] = self._gap_refusals.get(worker, 0) + 1
         if reason != "position_gap" or refusals > MAX_GAP_REFUSALS:
-            self.worker_lost(worker)
-            return []
+            return self.worker_lost(worker)
         for hop in self.route:
             if hop.worker == worker:
                 self._filled[hop] = min(self._filled[hop], cached)
@@ -213,21 +261,30 @@ class Session:
 
     def suspect(self) -> PeerId | None:
         """Whom to blame when nothing comes: the first hop not known to have done its part."""
+        if self._is_waiting:
+            return next(s.hops[0].worker for s in self._shadows.values() if s.takes_over)
         target = self._refill[1] if self._refill else len(self.tokens)
         hops = self._refill[0] if self._refill else self.route
         behind = [hop for hop in hops if self._filled[hop] < target]
         return (behind or [self.route[-1]])[0].worker if self.route else None
 
-    def _right(self, token_ids: Sequence[int]) -> Sequence[int]:
-        """The sampled tokens up to the first that was guessed wrong or not at all."""
-        right = 0
-        while right < min(len(self._guesses), len(token_ids) - 1):
-            if token_ids[right] != self._guesses[right]:
-                break
-            right += 1
-        self.num_guessed += len(self._guesses)
-        self.num_guessed_right += right
-        return token_ids[: right + 1]
+    @property
+    def _most_filled(self) -> int:
+        return MAX_FILL_CHUNKS * self._chunk_tokens
+
+    def _is_in_gap(self, hop: Hop) -> bool:
+        return any(gap.covers(hop.span) for gap in self.gaps)
+
+    def _feed(self, certain: int) -> list[Action]:
+        """Send shadows what they lack of the first `certain` inputs."""
+        sends: list[Action] = []
+        for shadow in self._shadows.values() if not self.gaps else ():
+            start = shadow.sent
+            end = min(certain, self._held(shadow.hop.span.start), start + self._most_filled)
+            if end > start and shadow.has_room:
+                shadow.fill_to(end)
+                sends += self._chunks(shadow.hops, start, end, shadow.epoch, acknowledge=True)
+        return sends
 
     def _take(self, token_ids: Sequence[int]) -> tuple[int, ...]:
         """Append tokens up to the first that ends the generation; those that were appended."""
@@ -246,17 +303,33 @@ class Session:
         start = min([span.start, *(gap.start for gap in touching)])
         end = max([span.end, *(gap.end for gap in touching)])
         self.gaps = [gap for gap in self.gaps if gap not in touching] + [Span(start, end)]
+        self._is_waiting = False
+
+    def _replace(self, span: Span, hops: Route) -> None:
+        """Put `hops` in the place of the route's hops in `span`, whose shadows are done with."""
+        before = tuple(hop for hop in self.route if hop.span.end <= span.start)
+        after = tuple(hop for hop in self.route if hop.span.start >= span.end)
+        self.route = before + hops + after
+        self._filled = {hop: self._filled.get(hop, 0) for hop in self.route}
+        self._shadows = {h: s for h, s in self._shadows.items() if h in self.route}
+
+    def _drop_shadows(self, worker: PeerId) -> None:
+        self._shadows = {h: s for h, s in self._shadows.items() if not s.involves(worker)}
 
     def _start_epoch(self) -> list[Action]:
-        self.epoch += 1
+        self._next_epoch()
         self._refill = None
+        self._is_waiting = False
         return self._resume()
+
+    def _next_epoch(self) -> None:
+        self.epoch = self.last_epoch = self.last_epoch + 1
 
     def _resume(self) -> list[Action]:
         """Refill the first hops that lag behind the unanswered step; when none do, send it."""
         lagging = [i for i, hop in enumerate(self.route) if self._filled[hop] < self._unanswered]
         if not lagging:
-            return self._send_unanswered()
+            return [*self._send_unanswered(), *self.feed_shadows()]
         first = last = lagging[0]
         while last + 1 in lagging:
             last += 1
@@ -268,40 +341,73 @@ class Session:
         while first > 0 and self._held(self.route[first].span.start) <= start:
             first -= 1
         hops = self.route[first : last + 1]
-        end = self._unanswered
+        end = min(self._unanswered, start + self._most_filled)
         if first > 0:
             end = min(end, self._held(hops[0].span.start))
         self._filled |= {hop: min(start, self._filled[hop]) for hop in hops}  # they rewind
         self._refill = (hops, end)
-        return [*self._chunks(hops, start, end, acknowledge=True)]
+        return [*self._chunks(hops, start, end, self.epoch, acknowledge=True)]
+
+    def _go_on(self) -> list[Action]:
+        """The next step, after the shadows that are ready have taken over.
+
+        It is held back for those that will be ready in a moment, so that the text pauses for no
+        longer than one hop takes.
+        """
+        leaving = [shadow for shadow in self._shadows.values() if shadow.takes_over]
+        for shadow in leaving:
+            if shadow.filled >= self._unanswered:
+                self._replace(shadow.hop.span, shadow.hops)
+                self._filled |= dict.fromkeys(shadow.hops, shadow.filled)
+                self._next_epoch()
+                self.num_advances += 1
+                self.num_moves += 1
+        fed = self._feed(self._unanswered)
+        self._is_waiting = any(s.is_near(self._unanswered) for s in leaving if s.hop in self.route)
+        return fed if self._is_waiting else [*self._send_unanswered(), *fed]
+
+    def _go_on_without(self) -> list[Action]:
+        """Shadows may be gone that the next step waited for."""
+        return self._go_on() if self._is_waiting and not self.gaps else []
 
     def _send_unanswered(self) -> list[Action]:
         """The step not answered yet, from the last boundary that spares hops which have run it."""
         end = len(self.tokens)
-        first = self._first_to_run(end + len(self._guesses))
+        first = self._first_to_run(end + len(self.guesses.pending))
         if first > 0:
-            self._guesses = ()  # they travel with the token ids, so only from block 0
-        *chunks, last = self._chunks(self.route[first:], self._unanswered, end, sample=True)
-        if self._guesses:
-            self._guessing_at = last.position
-        count = last.count + len(self._guesses)
-        return [*chunks, replace(last, count=count, guesses=self._guesses)]
+            self.guesses.drop()  # they travel with the token ids, so only from block 0
+        *chunks, last = self._chunks(
+            self.route[first:], self._unanswered, end, self.epoch, sample=True
+        )
+        guesses = self.guesses.pending
+        self.guesses.sent(last.position)
+        return [*chunks, replace(last, count=last.count + len(guesses), guesses=guesses)]
 
     def _first_to_run(self, end: int) -> int:
-        """The first hop not known to reach `end`, if its inputs are held; else the first of all."""
+        """The first hop not known to reach `end`, or the nearest before it whose inputs are held
+        that far, so that as few as possible run again."""
         first = 0
         while first + 1 < len(self.route) and self._filled[self.route[first]] >= end:
             first += 1
-        return first if self._held(self.route[first].span.start) >= end else 0
+        while first > 0 and self._held(self.route[first].span.start) < end:
+            first -= 1
+        return first
 
     def _chunks(
-        self, hops: Route, start: int, end: int, *, sample: bool = False, acknowledge: bool = False
+        self,
+        hops: Route,
+        start: int,
+        end: int,
+        epoch: int,
+        *,
+        sample: bool = False,
+        acknowledge: bool = False,
     ) -> list[Send]:
         sends: list[Send] = []
         for position in range(start, end, self._chunk_tokens):
             count = min(self._chunk_tokens, end - position)
             is_last = position + count == end
             sends.append(
-                Send(hops, self.epoch, position, count, sample and is_last, acknowledge and is_last)
+                Send(hops, epoch, position, count, sample and is_last, acknowledge and is_last)
             )
         return sends

@@ -52,6 +52,9 @@ class GatewaySettings(BaseSettings):
         "model",
         description="how hidden states travel: in the model's dtype, or as int8 at half the size",
     )
+    standby: bool = Field(
+        False, description="feed each span of a stream to a second worker too, for instant failover"
+    )
     dht_port: int = Field(0, ge=0, le=65535, description="TCP port of discovery; 0 = any free")
     log_level: LogLevel = Field("info", description="least urgent events to log")
     log_format: LogFormat = Field("console", description="for people or for machines")

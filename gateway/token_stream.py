@@ -10,7 +10,7 @@ from contextlib import aclosing, suppress
 from typing import Final, Self
 
 from gateway.admission import Admission
-from gateway.generation import Token
+from gateway.generator import Token
 from shared.errors import GenerationFailed
 
 MAX_WAITING_TOKENS: Final = 64

@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from gateway.generation import Token
+from gateway.generator import Token
 from gateway.text import ChatText
 from shared.swarm import ModelSpec
 from shared.wire.messages import Sampling, TokenLogprobs
@@ -89,6 +89,7 @@ class FakeGenerator:
     token_ids: Sequence[int] = ()
     failure: Exception | None = None
     logprobs: Mapping[int, TokenLogprobs] = field(default_factory=dict[int, TokenLogprobs])
+    cached_tokens: int = 0
     pauses: Mapping[int, asyncio.Event] = field(default_factory=dict[int, asyncio.Event])
     calls: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     started: asyncio.Event = field(default_factory=asyncio.Event)
@@ -102,13 +103,14 @@ class FakeGenerator:
         max_tokens: int,
         stop_ids: frozenset[int],
     ) -> AsyncGenerator[Token, None]:
-        """See gateway.generation.Generator."""
+        """See gateway.generator.Generator."""
         self.calls.append({"prompt": prompt, "sampling": sampling, "max_tokens": max_tokens})
         self.started.set()
         try:
             for index, token_id in enumerate(self.token_ids[:max_tokens]):
                 await self._pause(index)
-                yield Token(token_id, self.logprobs.get(token_id))
+                cached_tokens = 0 if index else self.cached_tokens
+                yield Token(token_id, self.logprobs.get(token_id), cached_tokens)
             await self._pause(len(self.token_ids))
             if self.failure is not None:
                 raise self.failure

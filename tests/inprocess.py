@@ -8,12 +8,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from websockets.asyncio.server import serve
 
 from gateway.checkpoints import Checkpoints
-from gateway.generate import Limits, SwarmGenerator
+from gateway.generate import SwarmGenerator
+from gateway.generation import Limits
+from gateway.generator import Token
 from gateway.links import Links
+from gateway.metrics import GatewayMetrics
 from shared.discovery.directory import MemoryDirectory
 from shared.discovery.watcher import Watcher
 from shared.identity import Identity
@@ -50,9 +54,14 @@ class InProcessSwarm:
     engines: list[CountingEngine]
     servers: list[WorkerServer]
     links: Links
+    metrics: GatewayMetrics
 
-    async def greedy(self, prompt: Sequence[int], tokens: int, **options: str) -> list[int]:
+    async def greedy(self, prompt: Sequence[int], tokens: int, **options: Any) -> list[int]:
         """Greedy token ids."""
+        return [token.token_id for token in await self.tokens(prompt, tokens, **options)]
+
+    async def tokens(self, prompt: Sequence[int], tokens: int, **options: Any) -> list[Token]:
+        """Greedy tokens, with what comes beside them."""
         made = self.generator.generate(
             tuple(prompt),
             sampling=Sampling(temperature=0),
@@ -60,7 +69,7 @@ class InProcessSwarm:
             stop_ids=frozenset(),
             **options,
         )
-        return [getattr(token, "token_id", token) async for token in made]
+        return [token async for token in made]
 
     def take_counts(self) -> list[int]:
         """Tokens each worker was given since the last call."""
@@ -80,6 +89,8 @@ async def swarm(
     chunk_tokens: int = 512,
     guess_tokens: int = 0,
     wire_dtype: WireDtype = "model",
+    has_standbys: bool = False,
+    checkpoint_bytes: int = 1 << 24,
 ) -> AsyncIterator[InProcessSwarm]:
     """Workers of these spans of the model in `directory`, and a generator linked to them."""
     spec = read_spec(directory, "tiny")
@@ -126,6 +137,7 @@ async def swarm(
         await watcher.refresh()
         links = Links(Identity.create(), SWARM, watcher)
         stack.push_async_callback(links.close)
-        limits = Limits(chunk_tokens, guess_tokens, 30, 30, wire_dtype)
-        generator = SwarmGenerator(spec, links, Checkpoints(1 << 24), limits)
-        yield InProcessSwarm(spec, generator, engines, servers, links)
+        limits = Limits(chunk_tokens, guess_tokens, 30, 30, wire_dtype, has_standbys)
+        metrics = GatewayMetrics()
+        generator = SwarmGenerator(spec, links, Checkpoints(checkpoint_bytes), limits, metrics)
+        yield InProcessSwarm(spec, generator, engines, servers, links, metrics)

@@ -15,9 +15,16 @@ TORCH_MODULES = (
         f"worker/{name}.py"
         for name in (
             "fused_qkv",
+            "mapped_memory",
             "own_cache",
+            "packed_linear",
+            "packing_probe",
+            "page_pool",
+            "paged_attention",
+            "paged_view",
             "pruning",
             "quantization",
+            "scores",
             "selftest",
             "span_model",
             "tensors",

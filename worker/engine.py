@@ -33,6 +33,8 @@ QUIET_SECONDS = 0.001
 """Silence after which no more are expected."""
 SMOOTHING = 0.1
 """Weight of the newest measurement in the running mean of a decode step's seconds."""
+SLOWEST_HALF_LIFE_SECONDS = 15.0
+"""How fast the longest forward is forgotten."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,19 @@ class Engine:
     """Runs steps in batches on a thread of its own."""
 
     def __init__(
-        self, model: SpanModel, *, max_step_tokens: int, grammars: Grammars | None = None
+        self,
+        model: SpanModel,
+        *,
+        max_step_tokens: int,
+        grammars: Grammars | None = None,
+        cache: KvCache | None = None,
     ) -> None:
         self.decode_seconds = 0.0
+        self._slowest = (0.0, 0.0)
         self.metrics = WorkerMetrics()
         self._model = model
         self._grammars = grammars
-        self._cache = KvCache()
+        self._cache = cache or KvCache()
         self.max_step_tokens = max_step_tokens
         self._condition = threading.Condition()
         self._waiting: list[Work] = []
@@ -118,6 +126,12 @@ class Engine:
         self._thread.join()
         if self._grammars:
             self._grammars.close()
+
+    @property
+    def slowest_seconds(self) -> float:
+        """The longest that a forward has taken of late."""
+        seconds, at = self._slowest
+        return seconds * 0.5 ** ((time.perf_counter() - at) / SLOWEST_HALF_LIFE_SECONDS)
 
     @property
     def queued(self) -> int:
@@ -201,10 +215,12 @@ class Engine:
                 return
 
     def _run_batch(self, batch: list[Work]) -> None:
-        runnable: list[tuple[Work, Tensor, list[Want]]] = []
+        runnable: list[tuple[Work, Tensor, list[Want], Segment]] = []
         for work in batch:
             try:
-                runnable.append((work, self._inputs_of(work), self._wants_of(work)))
+                inputs, wants = self._inputs_of(work), self._wants_of(work)
+                segment = self._cache.segment(work.key, work.position, work.count, work.pages)
+                runnable.append((work, inputs, wants, segment))
             except StepRefused as error:
                 work.on_failed(error)
             except ProtocolError as error:
@@ -219,11 +235,11 @@ class Engine:
             return
         except Exception as error:  # torch raises anything; the thread must outlive a bad batch
             log.exception("engine_failed", steps=len(runnable))
-            for work, _, _ in runnable:
+            for work, *_ in runnable:
                 work.on_failed(StepRefused("engine_failed", type(error).__name__))
             return
         self._measure(batch, time.perf_counter() - started)
-        for (work, _, _), outcome in zip(runnable, outcomes, strict=True):
+        for (work, *_), outcome in zip(runnable, outcomes, strict=True):
             if isinstance(outcome, StepRefused):
                 work.on_failed(outcome)
             else:
@@ -249,34 +265,48 @@ class Engine:
         return wants_of(work.context, work.sample, self._grammars, self._model.vocab_size)
 
     def _forward(
-        self, works: list[Work], inputs: list[Tensor], wants: list[list[Want]]
+        self,
+        works: list[Work],
+        inputs: list[Tensor],
+        wants: list[list[Want]],
+        segments: list[Segment],
     ) -> list[Outcome | StepRefused]:
         active = works[0].key[1]
-        segments = [Segment(self._cache.slab(w.key, w.pages), w.position, w.count) for w in works]
         keep = _rows_to_sample(works)
-        for segment in segments:
-            segment.slab.length = segment.position  # what lies beyond is overwritten, or half so
         out = self._model.run(torch.cat(inputs), segments, active, keep)
         for segment in segments:
-            segment.slab.length = segment.end
+            segment.cache.length = segment.end
         if active.end == self._model.num_blocks:
             return _choose_tokens(wants, out) if keep else [Outcome() for _ in works]
-        parts = out.split([w.count for w in works])
-        return [_packed(part, work.wire_dtype) for part, work in zip(parts, works, strict=True)]
+        return _packed(out, works)
 
     def _measure(self, batch: list[Work], seconds: float) -> None:
         counts = [work.count for work in batch]
         self.metrics.ran(counts, sum(len(work.sample) for work in batch), seconds)
+        if seconds >= self.slowest_seconds:
+            self._slowest = (seconds, time.perf_counter())
         if all(work.count == 1 for work in batch):
             last = self.decode_seconds or seconds
             self.decode_seconds = last + SMOOTHING * (seconds - last)
 
 
-def _packed(hidden: Tensor, wire_dtype: WireDtype) -> Outcome:
-    """Hidden states as they go to the next hop."""
-    if wire_dtype == "int8":
-        return Outcome(payload=encode_int8(hidden), dtype="int8b64")
-    return Outcome(payload=to_payload(hidden), dtype=name_of(hidden.dtype))
+def _packed(hidden: Tensor, works: list[Work]) -> list[Outcome | StepRefused]:
+    """Hidden states as they go to the next hop: copied off the device at once, and then cut."""
+    as_dtype: dict[WireDtype, tuple[bytes, PayloadDtype]] = {}
+    wanted = {work.wire_dtype for work in works}
+    if "int8" in wanted:
+        as_dtype["int8"] = encode_int8(hidden), "int8b64"
+    if "model" in wanted:
+        as_dtype["model"] = to_payload(hidden), name_of(hidden.dtype)
+    outcomes: list[Outcome | StepRefused] = []
+    row = 0
+    for work in works:
+        payload, dtype = as_dtype[work.wire_dtype]
+        row_size = len(payload) // len(hidden)
+        end = row + work.count
+        outcomes.append(Outcome(payload[row * row_size : end * row_size], dtype))
+        row = end
+    return outcomes
 
 
 def _rows_to_sample(works: list[Work]) -> list[int]:

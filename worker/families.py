@@ -19,6 +19,8 @@ class Verdict:
     reason: str = ""
     # whether many tokens may follow cached ones in one forward; else they run one by one
     continues: bool = True
+    # whether its linear layers may be packed: not where its code reads their weights
+    packs: bool = True
 
 
 BATCHED = Verdict("batched")

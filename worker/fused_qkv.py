@@ -4,7 +4,7 @@ Both project queries, keys and values at once, a group of query heads beside eac
 know positions from ALiBi (arXiv:2108.12409) or, in most falcons, from rotary embeddings.
 """
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ def _falcon(
     query, key, value = _project(module, hidden, kv_heads=module.num_kv_heads)
     scaling, slopes = module.inv_norm_factor, None
     if alibi is not None:
-        slopes = _slopes(module.num_heads, hidden.device) * scaling  # falcon scales the bias too
+        slopes = _slopes(module.num_heads, hidden.device, scaling)  # falcon scales the bias too
     else:
         assert position_embeddings is not None
         query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
@@ -60,7 +60,8 @@ def _project(module: Any, hidden: Tensor, *, kv_heads: int) -> tuple[Tensor, Ten
     return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
 
-def _slopes(heads: int, device: torch.device) -> Tensor:
+@cache
+def _slopes(heads: int, device: torch.device, scaling: float = 1.0) -> Tensor:
     """How fast each head's attention fades with distance: [heads]."""
     two_tokens = torch.ones(1, 2, dtype=torch.long, device=device)
-    return build_alibi_tensor(two_tokens, heads, torch.float32)[:, 0, 1]
+    return build_alibi_tensor(two_tokens, heads, torch.float32)[:, 0, 1] * scaling

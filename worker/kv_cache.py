@@ -1,8 +1,8 @@
-"""Keys and values of many sessions: one contiguous slab a session and block.
+"""Keys and values of many sessions: a slab a session and block, or real pages of one pool.
 
-Pages are accounted in sessions.py; this file only holds what they stand for. On CPU a slab with
-one attention call a session is far faster than gathering scattered pages, which is why a page is
-a unit of account here and not of layout.
+Pages are accounted in sessions.py; this file holds what they stand for. On CPU that is a contiguous
+slab: one attention call a session is far faster there than gathering scattered pages. On CUDA it is
+pages, which grow without copies and are shared by sessions whose texts begin alike.
 """
 
 from dataclasses import dataclass, field
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from worker.own_cache import OwnCache
+from worker.page_pool import PAGE_TOKENS, PagePool
+from worker.page_table import PageTable
 from worker.parts import PartKey
-
-PAGE_TOKENS = 16
+from worker.tensors import to_device
 
 
 @dataclass
@@ -61,55 +62,79 @@ class Slab:
 
 
 class KvCache:
-    """The slabs of all sessions on this worker. Used by the engine's thread alone."""
+    """The caches of all sessions on this worker. Used by the engine's thread alone.
 
-    def __init__(self) -> None:
-        self._slabs: dict[PartKey, Slab] = {}
+    They are tables of `pool` where there is one, else slabs.
+    """
+
+    def __init__(self, pool: PagePool | None = None) -> None:
+        self._pool = pool
+        self._caches: dict[PartKey, Slab | PageTable] = {}
         self._kept: set[PartKey] = set()
 
-    def slab(self, key: PartKey, pages: int) -> Slab:
-        """The session's slab, with room for `pages`."""
-        slab = self._slabs.setdefault(key, Slab(0))
-        slab.capacity = max(slab.capacity, pages * PAGE_TOKENS)
-        return slab
+    def segment(self, key: PartKey, position: int, count: int, pages: int) -> "Segment":
+        """Begin a step: forget what lies beyond `position`, and make room for `count` tokens more.
+
+        `pages` is what the session has been promised in all. Raises StepRefused when there is no
+        room, which the account of those promises should prevent.
+        """
+        cache = self._caches.get(key)
+        if cache is None:
+            cache = self._caches[key] = PageTable(self._pool) if self._pool else Slab(0)
+        if isinstance(cache, PageTable):
+            cache.begin(position, position + count)
+        else:
+            cache.length = position  # what lies beyond is overwritten, or half so
+            cache.capacity = max(cache.capacity, pages * PAGE_TOKENS)
+        return Segment(cache, position, count)
 
     def length(self, key: PartKey) -> int:
         """How many positions of the session's part are computed."""
-        slab = self._slabs.get(key)
-        return slab.length if slab else 0
+        cache = self._caches.get(key)
+        return cache.length if cache else 0
 
     def copy(self, source: PartKey, target: PartKey, tokens: int, pages: int) -> None:
         """Begin a session's part with the first `tokens` positions of another cache."""
-        if kept := self._slabs.get(source):
-            self._slabs[target] = kept.head(tokens, pages * PAGE_TOKENS)
+        kept = self._caches.get(source)
+        if kept is None:
+            return
+        is_paged = isinstance(kept, PageTable)
+        head = kept.head(tokens) if is_paged else kept.head(tokens, pages * PAGE_TOKENS)
+        self.free(target)
+        self._caches[target] = head
 
     def rename(self, key: PartKey, name: PartKey) -> None:
-        """Keep a part's slab under another name."""
-        if slab := self._slabs.pop(key, None):
-            self._slabs[name] = slab
+        """Keep a part's cache under another name."""
+        if cache := self._caches.pop(key, None):
+            self.free(name)
+            self._caches[name] = cache
             self._kept.add(name)
 
     @property
     def num_parts(self) -> int:
         """How many sessions' parts have a cache, those kept for others left out."""
-        return len(self._slabs) - len(self._kept)
+        return len(self._caches) - len(self._kept)
 
     def free(self, key: PartKey) -> None:
         """Forget a session's part."""
-        self._slabs.pop(key, None)
+        cache = self._caches.pop(key, None)
+        if isinstance(cache, PageTable):
+            cache.free()
         self._kept.discard(key)
 
     @property
     def num_bytes(self) -> int:
-        """Memory held by all slabs."""
-        return sum(slab.num_bytes for slab in self._slabs.values())
+        """Memory held by all sessions; what they share is counted once."""
+        if self._pool:
+            return self._pool.num_bytes
+        return sum(c.num_bytes for c in self._caches.values() if isinstance(c, Slab))
 
 
 @dataclass(frozen=True)
 class Segment:
     """The part of a batch that belongs to one session: `count` tokens from `position` on."""
 
-    slab: Slab
+    cache: Slab | PageTable
     position: int
     count: int
 
@@ -121,5 +146,5 @@ class Segment:
 
 def position_ids(segments: list[Segment], device: torch.device) -> Tensor:
     """Every token's position, [1, total_tokens]."""
-    ranges = [torch.arange(s.position, s.end, device=device) for s in segments]
-    return torch.cat(ranges)[None]
+    ranges = [torch.arange(s.position, s.end) for s in segments]
+    return to_device(torch.cat(ranges)[None], device)

@@ -22,11 +22,11 @@ from shared.records import open_record, sign_announcement
 from shared.state_file import write_state
 from shared.swarm import Announcement, ModelSpec, PeerId, Span
 from shared.wire.link import SOCKET_OPTIONS
-from worker.capacity import choose_device, choose_dtype, pages_that_fit, use_threads
+from worker.capacity import choose_device, choose_dtype, new_cache, pages_that_fit, use_threads
 from worker.engine import Engine
 from worker.fetch import fetch_span
 from worker.grammar import Grammars
-from worker.kv_cache import PAGE_TOKENS
+from worker.kv_cache import PAGE_TOKENS, KvCache
 from worker.progress import shown
 from worker.server import WorkerServer, hosted_span
 from worker.sessions import Sessions
@@ -49,6 +49,7 @@ class Loaded:
     model: SpanModel
     pages: int
     grammars: Grammars | None = None
+    cache: KvCache | None = None
 
 
 def live(settings: WorkerSettings) -> None:
@@ -82,13 +83,15 @@ def load(settings: WorkerSettings) -> Loaded:
         ),
     )
     pages = pages_that_fit(model, settings.kv_tokens)
+    cache = new_cache(model, pages)
     _say(
         f"loaded in {time.perf_counter() - started:.1f} s on {device} as {model.dtype}"
         + (f" with {settings.quant} weights" if settings.quant != "none" else "")
+        + (" with packed weights" if model.is_packed else "")
         + f": {model.weight_bytes / 1e6:.1f} MB; "
         f"room for {pages * PAGE_TOKENS} tokens of cache"
     )
-    return Loaded(spec, model, pages, grammars)
+    return Loaded(spec, model, pages, grammars, cache)
 
 
 class Node:
@@ -104,7 +107,10 @@ class Node:
         self._dht_node = ""
         self._is_leaving = False
         self._engine = Engine(
-            loaded.model, max_step_tokens=settings.max_step_tokens, grammars=loaded.grammars
+            loaded.model,
+            max_step_tokens=settings.max_step_tokens,
+            grammars=loaded.grammars,
+            cache=loaded.cache,
         )
         sessions = Sessions(
             self.span,

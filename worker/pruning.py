@@ -88,6 +88,11 @@ def prune(model: PreTrainedModel, span: Span) -> None:
     _forget_lost_ties(model)
 
 
+def drop_unused_embedding(model: PreTrainedModel) -> None:
+    """Take the embedding off a loaded span that begins later: the head tied to it has its rows."""
+    _replace(model, model.get_input_embeddings())
+
+
 def block_list(model: PreTrainedModel) -> nn.ModuleList:
     """The model's list of transformer blocks: of all lists of that length, the heaviest."""
     count = model.config.get_text_config().num_hidden_layers

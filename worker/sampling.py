@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from shared.wire.messages import LEAST_LOGPROB, Sampling, TokenLogprobs
+from worker.tensors import to_device
 
 CANDIDATES = 256
 """Tokens considered for sampling, the likeliest first. Bounds the cost of a large vocabulary."""
@@ -31,16 +32,16 @@ def sample(logits: Tensor, params: Sequence[Sampling], positions: Sequence[int])
         return rows.argmax(-1).tolist()
     top, ids = rows.topk(min(CANDIDATES, rows.shape[-1]))
     device = rows.device
-    temperature = torch.tensor([p.temperature or 1.0 for p in params], device=device)[:, None]
+    temperature = _column([p.temperature or 1.0 for p in params], device)
     log_p = top / temperature - (rows / temperature).logsumexp(-1, keepdim=True)
     keep = _kept(log_p.exp(), params)
-    seeds = torch.tensor([p.seed for p in params], device=device)
-    noise = gumbel(seeds, torch.tensor(positions, device=device), ids)
-    scores = torch.where(keep, log_p.double() + noise, -torch.inf)
+    seeds = _column([p.seed for p in params], device)[:, 0]
+    noise = gumbel(seeds, _column(positions, device)[:, 0], ids)
+    scores = (log_p.double() + noise).masked_fill(~keep, -torch.inf)
     drawn = ids.gather(1, scores.argmax(-1, keepdim=True))[:, 0]
     if any(is_greedy):
         # not ids[:, 0]: of equal logits, argmax and topk may prefer different ones
-        drawn = torch.where(torch.tensor(is_greedy, device=device), rows.argmax(-1), drawn)
+        drawn = torch.where(_column(is_greedy, device)[:, 0], rows.argmax(-1), drawn)
     return drawn.tolist()
 
 
@@ -50,7 +51,7 @@ def logprobs(logits: Tensor, ids: Sequence[int], counts: Sequence[int]) -> list[
     `logits` is float [rows, vocab_size], as the model gave them.
     """
     log_p = logits.float().log_softmax(-1)
-    chosen = log_p.gather(1, torch.tensor(ids, device=log_p.device)[:, None])[:, 0]
+    chosen = log_p.gather(1, _column(ids, log_p.device))[:, 0]
     top, top_ids = log_p.topk(min(max(counts), log_p.shape[-1]))
     return [
         TokenLogprobs(_bounded(own), tuple(row_ids[:count]), tuple(map(_bounded, row[:count])))
@@ -74,22 +75,27 @@ def gumbel(seeds: Tensor, positions: Tensor, token_ids: Tensor) -> Tensor:
 def _kept(p: Tensor, params: Sequence[Sampling]) -> Tensor:
     """Which candidates, the likeliest first, may be drawn: bool like `p`; the first always."""
     before = p.cumsum(-1) - p
-    nucleus = torch.tensor([s.top_p for s in params], device=p.device)[:, None]
+    nucleus = _column([s.top_p for s in params], p.device)
     if not any(s.top_k for s in params):
         keep = before < nucleus
     else:
         width = p.shape[-1]
         top_k = [min(s.top_k or width, width) for s in params]
-        count = torch.tensor(top_k, device=p.device)[:, None]
+        count = _column(top_k, p.device)
         # the nucleus is a share of what top_k leaves, and of everything without top_k
         last = (before + p).gather(1, count - 1)
-        has_top_k = torch.tensor([bool(s.top_k) for s in params], device=p.device)[:, None]
-        keep = before < torch.where(has_top_k, last, 1.0) * nucleus
+        without_top_k = _column([not s.top_k for s in params], p.device)
+        keep = before < last.masked_fill(without_top_k, 1.0) * nucleus
         keep &= torch.arange(width, device=p.device) < count
     if any(s.min_p for s in params):
-        keep &= p >= torch.tensor([s.min_p for s in params], device=p.device)[:, None] * p[:, :1]
+        keep &= p >= _column([s.min_p for s in params], p.device) * p[:, :1]
     keep[:, 0] = True
     return keep
+
+
+def _column(values: Sequence[float], device: torch.device) -> Tensor:
+    """One value a row, [rows, 1], put there without waiting for the logits."""
+    return to_device(torch.tensor(values)[:, None], device)
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ Flags do not tell: `_supports_attention_backend` is wrong for ten families of tr
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from shared.swarm import Span
 from worker.families import BATCHED, REFUSED, Verdict, refusal
 from worker.kv_cache import Segment, Slab
+from worker.packed_linear import can_pack, pack
 from worker.pruning import prune
 from worker.shrink import NUM_BLOCKS, tiny_config
 from worker.span_model import SpanModel
@@ -25,6 +28,13 @@ TOLERANCE = 1e-4
 MAX_PARAMETERS = 20_000_000
 
 _WHY_ALONE = "its blocks do not take our attention, so each session needs a cache of its own"
+
+_VERDICTS = (
+    BATCHED,
+    Verdict("alone", _WHY_ALONE),
+    Verdict("alone", _WHY_ALONE, continues=False),
+)
+"""How a family may be served, the best first."""
 
 Piece = tuple[int, int, int]
 """(session, start, end): these tokens of that session."""
@@ -93,12 +103,10 @@ def try_spans(config: PretrainedConfig) -> Verdict:
         model = random_model(config)
         tokens = [torch.randint(3, config.vocab_size, (n,)) for n in LENGTHS]
     expected = [_whole(model, ids) for ids in tokens]
-    why = _difference(model, BATCHED, tokens, expected, (*ROUNDS, *REWIND))
-    if not why:
-        return BATCHED
-    for continues in (True, False):
-        verdict = Verdict("alone", _WHY_ALONE, continues)
-        why = _difference(model, verdict, tokens, expected, _one_by_one(ROUNDS))
+    why = ""
+    for verdict, packs in product(_VERDICTS, (True, False) if can_pack() else (True,)):
+        verdict = replace(verdict, packs=packs)
+        why = _difference(model, verdict, tokens, expected)
         if not why:
             return verdict
     return Verdict("refused", f"spans of it do not give the whole model's numbers: {why}")
@@ -128,11 +136,11 @@ def _difference(
     verdict: Verdict,
     tokens: Sequence[Tensor],
     expected: Sequence[Tensor],
-    rounds: Sequence[Sequence[Piece]],
 ) -> str:
-    """What goes wrong when spans of `model` run `rounds` in a row; "" when nothing does."""
+    """What goes wrong when spans of `model` run all rounds in a row; "" when nothing does."""
+    rounds = (*ROUNDS, *REWIND) if verdict.state == "batched" else _one_by_one(ROUNDS)
     try:
-        line = [SpanModel(_pruned(model, span), span, verdict) for span in SPANS]
+        line = [SpanModel(_part(model, span, verdict), span, verdict) for span in SPANS]
         slabs = [[Slab(64) for _ in tokens] for _ in SPANS]
         for pieces in rounds:
             found = torch.cat([tokens[i][a:b] for i, a, b in pieces])
@@ -148,9 +156,11 @@ def _difference(
     return ""
 
 
-def _pruned(model: PreTrainedModel, span: Span) -> PreTrainedModel:
+def _part(model: PreTrainedModel, span: Span, verdict: Verdict) -> PreTrainedModel:
     part = copy.deepcopy(model)
     prune(part, span)
+    if verdict.packs and can_pack():
+        pack(part)
     return part
 
 

@@ -35,6 +35,7 @@ from shared.wire.messages import (
     Tokens,
     row_bytes,
 )
+from worker.copies import GATHER_SECONDS, Copies
 from worker.engine import Engine, Outcome, Work
 from worker.neighbours import Neighbours
 from worker.sessions import Sessions
@@ -94,6 +95,8 @@ class WorkerServer:
         self._neighbours = Neighbours(self.pool)
         self._gateways: set[PeerId] = set()
         self._loop = asyncio.get_running_loop()
+        self._copies = Copies(self._answer)
+        self._flush: asyncio.TimerHandle | None = None
 
     @property
     def status(self) -> Status:
@@ -105,6 +108,7 @@ class WorkerServer:
             pages_total=self.sessions.pages_total,
             leaving=self.sessions.is_draining,
             decode_seconds=self._engine.decode_seconds,
+            slowest_seconds=self._engine.slowest_seconds,
         )
 
     @property
@@ -128,8 +132,8 @@ class WorkerServer:
         match frame.message:
             case Step() as step:
                 self._on_step(step, frame.payload)
-            case Close(session=session, prefix=prefix):
-                self._on_close(SessionId(session), link.peer, prefix)
+            case Close() as close:
+                self._on_close(close, link.peer)
             case Introduce(records=records):
                 self._gateways.add(link.peer)
                 for record in records:
@@ -142,13 +146,17 @@ class WorkerServer:
 
     def _on_lost(self, peer: PeerId) -> None:
         self._gateways.discard(peer)
+        self._copies.flush()  # if it was the next hop, gateways are about to need them
         self.sessions.orphan(peer, self._clock() + ORPHAN_SECONDS)
 
-    def _on_close(self, session: SessionId, gateway: PeerId, prefix: tuple[bytes, ...]) -> None:
+    def _on_close(self, close: Close, gateway: PeerId) -> None:
+        session = SessionId(close.session)
+        self._copies.drop(session)
         # a cache of transformers' own cannot be begun with a part of another
-        kept = self.sessions.keep(session, gateway, prefix if self._shape.batches else ())
+        prefix = close.prefix if self._shape.batches else ()
+        kept = self.sessions.keep(session, gateway, prefix)
         self._engine.keep(kept)
-        freed = self.sessions.close(session, gateway)
+        freed = self.sessions.close(session, gateway, close.epoch)
         self._engine.free(freed + self.sessions.take_evicted())
         if kept or freed:
             self.tell_gateways()
@@ -179,6 +187,8 @@ class WorkerServer:
         if part.adopts:
             tokens = min(part.adopts.tokens, step.position)
             self._engine.adopt(part.adopts.source, key, tokens, part.pages)
+        if evicted := self.sessions.take_evicted():
+            self._engine.free(evicted)  # before the step that gets their pages
         post = self._loop.call_soon_threadsafe
         self._engine.submit(
             Work(
@@ -229,7 +239,7 @@ class WorkerServer:
         self._refuse(msgspec.structs.replace(step, epoch=epoch), error)
 
     def _on_done(self, step: Step, outcome: Outcome) -> None:
-        if self.sessions.is_closed(SessionId(step.session), step.gateway):
+        if self.sessions.is_closed(SessionId(step.session), step.gateway, step.epoch):
             return  # its gateway no longer waits, and the hops behind have been told so
         if len(step.hops) > 1:
             self._push_on(step, outcome)
@@ -270,7 +280,13 @@ class WorkerServer:
             step.count,
             outcome.dtype,
         )
-        self._answer(step.gateway, checkpoint, outcome.payload)
+        self._copies.add(step.gateway, checkpoint, outcome.payload, gathers=step.gathers)
+        if self._copies and self._flush is None:
+            self._flush = self._loop.call_later(GATHER_SECONDS, self._flush_copies)
+
+    def _flush_copies(self) -> None:
+        self._flush = None
+        self._copies.flush()
 
     def _on_unreachable(self, step: Step, why: str) -> None:
         log.warning("next_unreachable", next=step.hops[1].worker, error=why)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from shared.errors import StepRefused
 from shared.swarm import PeerId, SessionId, Span
-from shared.wire.messages import PREFIX_PAGE_TOKENS, Step
+from shared.wire.messages import MAX_EPOCH, PREFIX_PAGE_TOKENS, Step
 from worker.parts import PartKey
 from worker.prefixes import Kept, Match, Prefixes
 
@@ -52,7 +52,7 @@ class Sessions:
         self.is_draining = False
         self.prefixes = Prefixes()
         self._evicted: list[PartKey] = []
-        self._closed: OrderedDict[tuple[SessionId, PeerId], None] = OrderedDict()
+        self._closed: OrderedDict[tuple[SessionId, PeerId], int] = OrderedDict()
         self._page_tokens = page_tokens
         self._max_sessions = max_sessions
         self._lease_seconds = lease_seconds
@@ -69,7 +69,7 @@ class Sessions:
         span = step.hops[0].span
         key = (SessionId(step.session), span)
         part = self._parts.get(key)
-        if self.is_closed(key[0], step.gateway):
+        if self.is_closed(key[0], step.gateway, step.epoch):
             return None
         if part is not None and step.epoch < part.epoch:
             return None
@@ -84,22 +84,22 @@ class Sessions:
         part.deadline = now + self._lease_seconds
         return part
 
-    def is_closed(self, session: SessionId, gateway: PeerId) -> bool:
-        """Whether its gateway closed this session a while ago."""
-        return (session, gateway) in self._closed
+    def is_closed(self, session: SessionId, gateway: PeerId, epoch: int) -> bool:
+        """Whether the session's gateway is done with what this worker did for it in `epoch`."""
+        return epoch <= self._closed.get((session, gateway), -1)
 
-    def close(self, session: SessionId, gateway: PeerId) -> list[PartKey]:
-        """Free a session at its gateway's word; the parts that were freed.
+    def close(self, session: SessionId, gateway: PeerId, epoch: int = MAX_EPOCH) -> list[PartKey]:
+        """Free what a session has held since `epoch` or before, at its gateway's word: the parts.
 
         Steps of it may still be on their way from other workers, so it is remembered as closed.
         """
-        self._closed[session, gateway] = None
+        self._closed[session, gateway] = max(epoch, self._closed.get((session, gateway), -1))
         while len(self._closed) > MAX_CLOSED:
             self._closed.popitem(last=False)
         return self._free(
             key
             for key, part in self._parts.items()
-            if key[0] == session and part.gateway == gateway
+            if key[0] == session and part.gateway == gateway and part.epoch <= epoch
         )
 
     def keep(

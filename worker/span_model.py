@@ -20,8 +20,10 @@ from worker import attention, fused_qkv
 from worker.families import BATCHED, Verdict
 from worker.kv_cache import PAGE_TOKENS, Segment, Slab, position_ids
 from worker.own_cache import OwnCache
+from worker.packed_linear import is_packed
 from worker.pruning import install_slots
 from worker.quantization import weight_bytes
+from worker.tensors import to_device
 
 
 class SpanModel:
@@ -29,6 +31,7 @@ class SpanModel:
 
     def __init__(self, model: PreTrainedModel, span: Span, verdict: Verdict = BATCHED) -> None:
         self.span = span
+        self.has_own_caches = verdict.state != "batched"
         self.batches = verdict.state == "batched" and not reads_length(model.config)
         self.config: Any = model.config.get_text_config()
         self.num_blocks: int = self.config.num_hidden_layers
@@ -41,7 +44,8 @@ class SpanModel:
         self.device: torch.device = model.device
         self._verdict = verdict
         self._model: Any = model
-        self._base: Any = model.base_model
+        base: Any = model.base_model  # llama4's prefix is another class's: it finds itself
+        self._base: Any = base.model if base is model else base
         knows = signature(self._base.forward).parameters
         self._cache_name = "cache_params" if "cache_params" in knows else "past_key_values"
         self._slots = install_slots(model, span)
@@ -55,6 +59,11 @@ class SpanModel:
         """Memory of the span's weights."""
         return weight_bytes(self._model)
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether linear layers have been packed for this processor."""
+        return is_packed(self._model)
+
     @torch.inference_mode()
     def run(
         self, inputs: Tensor, segments: list[Segment], active: Span, keep: Sequence[int]
@@ -66,7 +75,7 @@ class SpanModel:
         ends with the model and `keep` names rows, those rows' logits [len(keep), vocab_size].
         Raises StepRefused when a segment's cache cannot be rewound to its position.
         """
-        if self._verdict.state == "batched":
+        if not self.has_own_caches:
             with attention.batch_of(segments):
                 positions = position_ids(segments, self.device)
                 return self._forward(inputs, positions, active, keep)
@@ -76,15 +85,15 @@ class SpanModel:
     def _run_alone(
         self, inputs: Tensor, segment: Segment, active: Span, keep: Sequence[int]
     ) -> Tensor:
-        own = segment.slab.own if segment.position else None
-        segment.slab.own = None  # until the step is done: a failed one leaves half a cache
+        own = segment.cache.own if segment.position else None
+        segment.cache.own = None  # until the step is done: a failed one leaves half a cache
         own = own or OwnCache(self._model.config, active)
         again = own.rewind(segment.position)
         if again is not None:
             self._run_on(again, own, active, [])
         own.remember(inputs)
         out = self._run_on(inputs, own, active, keep)
-        segment.slab.own = own
+        segment.cache.own = own
         return out
 
     def _run_on(self, inputs: Tensor, own: OwnCache, active: Span, keep: Sequence[int]) -> Tensor:
@@ -123,14 +132,15 @@ class SpanModel:
 
     def _arguments(self, inputs: Tensor, active: Span) -> dict[str, Any]:
         if active.start == 0:
-            return {"input_ids": inputs[None].to(self.device, torch.long)}
-        self._slots[active.start - 1].wire_in = inputs[None].to(self.device, self.dtype)
+            return {"input_ids": to_device(inputs[None], self.device).long()}
+        wire_in = to_device(inputs[None], self.device).to(self.dtype)
+        self._slots[active.start - 1].wire_in = wire_in
         # the slot before the span replaces these; some forwards write to them in place
         dummy = torch.zeros(1, len(inputs), self.hidden_size, dtype=self.dtype, device=self.device)
         return {"inputs_embeds": dummy}
 
     def _logits(self, arguments: dict[str, Any], keep: Sequence[int]) -> Tensor:
-        rows = torch.tensor(keep, device=self.device)
+        rows = to_device(torch.tensor(keep), self.device)
         if "logits_to_keep" in signature(self._model.forward).parameters:
             return _call(self._model, arguments | {"logits_to_keep": rows}).logits[0]
         return _call(self._model, arguments).logits[0][rows]

@@ -16,9 +16,27 @@ DTYPES: dict[PayloadDtype, torch.dtype] = {
 _NAMES: dict[torch.dtype, PayloadDtype] = {dtype: name for name, dtype in DTYPES.items()}
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on `device`; one of the host's is put there without waiting for what runs there."""
+    if tensor.device.type == device.type:
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """A tensor in the host's memory, once it is computed."""
+    if tensor.device.type == "cpu":
+        return tensor
+    # pinned memory is reached several times faster, and torch keeps it for the next
+    host = torch.empty_like(tensor, device="cpu", pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(tensor.device).synchronize()
+    return host
+
+
 def to_payload(tensor: Tensor) -> bytes:
     """The elements' little-endian bytes, in row order."""
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return to_host(tensor.detach().contiguous()).view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def from_payload(payload: memoryview, dtype: PayloadDtype, shape: tuple[int, ...]) -> Tensor:
@@ -50,7 +68,7 @@ def encode_int8(hidden: Tensor) -> bytes:
     divisors = scales.float().clamp_min(torch.finfo(torch.float32).tiny)
     levels = (blocks / divisors).round().clamp(-127, 127).nan_to_num(0).to(torch.int8)
     packed = (levels.flatten(-2)[..., :width].view(torch.uint8), scales[..., 0].view(torch.uint8))
-    return torch.cat(packed, -1).cpu().numpy().tobytes()
+    return to_host(torch.cat(packed, -1)).numpy().tobytes()
 
 
 def _decode_int8(data: Tensor, shape: tuple[int, ...]) -> Tensor:

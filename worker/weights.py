@@ -24,8 +24,10 @@ from transformers.utils import logging as transformers_logging
 from shared.errors import ModelError
 from shared.model_files import read_config
 from shared.swarm import Span
-from worker.pruning import span_class
-from worker.quantization import owner, settings_for
+from worker.packed_linear import pack
+from worker.packing_probe import packing_helps
+from worker.pruning import drop_unused_embedding, span_class
+from worker.quantization import done_before, owner, settings_for
 from worker.selftest import judge
 from worker.settings import Quant
 from worker.span_model import SpanModel
@@ -87,7 +89,13 @@ def load_span(
                 f"{directory}: the checkpoint does not load: {_first_line(error)}"
             ) from error
     _check_report(directory, span, report)
-    return SpanModel(model, span, judge(config))
+    verdict = judge(config)
+    if span.start > 0:
+        drop_unused_embedding(model)
+    is_quantized = quantization is not None or bool(done_before(config))
+    if verdict.packs and not is_quantized and packing_helps(model):
+        pack(model)
+    return SpanModel(model, span, verdict)
 
 
 def needed_tensors(directory: Path, span: Span) -> dict[str, str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gateway.generation import Token
+from gateway.generator import Token
 from gateway.text import Decoder, StopMatcher
 from shared.errors import GenerationFailed
 
@@ -42,6 +42,7 @@ class Answer:
         self._max_tokens = max_tokens
         self._num_prompt_tokens = num_prompt_tokens
         self._num_tokens = 0
+        self._num_cached = 0
         self._num_decoded = 0
         self._num_delivered = 0
         self._untold: deque[tuple[int, Token]] = deque()
@@ -70,7 +71,7 @@ class Answer:
             "prompt_tokens": self._num_prompt_tokens,
             "completion_tokens": self._num_tokens,
             "total_tokens": self._num_prompt_tokens + self._num_tokens,
-            "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": self._num_cached, "audio_tokens": 0},
             "completion_tokens_details": {
                 "reasoning_tokens": 0,
                 "audio_tokens": 0,
@@ -83,6 +84,7 @@ class Answer:
         if self.finish_reason is not None:
             return ""
         self._num_tokens += 1
+        self._num_cached += token.cached_tokens
         if token.token_id in self._stop_ids:
             return self._finish("stop")
         if token.logprobs is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from gateway.generation import Token
+from gateway.generator import Token
 from gateway.vocabulary import Vocabulary
 
 

@@ -26,12 +26,15 @@ LEAST_LOGPROB = -9999.0
 PREFIX_PAGE_TOKENS = 64
 """Tokens that one page key stands for."""
 PAGE_KEY_BYTES = 16
+MAX_GATHERED_TOKENS = 16
+"""Decode steps whose outputs may go to the gateway in one copy."""
 
 Session = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Peer = Annotated[PeerId, msgspec.Meta(max_length=128)]
 Position = Annotated[int, msgspec.Meta(ge=0, le=MAX_POSITION)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_STEP_TOKENS)]
-Epoch = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+MAX_EPOCH = (1 << 32) - 1
+Epoch = Annotated[int, msgspec.Meta(ge=0, le=MAX_EPOCH)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 Name = Annotated[str, msgspec.Meta(max_length=128)]
 Sentence = Annotated[str, msgspec.Meta(max_length=1024)]
@@ -154,7 +157,8 @@ class Step(Message, frozen=True, tag="step"):
     The payload is int32 [count] token ids where the first hop starts at block 0, else hidden
     states [count, hidden_size]. `sample` holds the positions after which a token is wanted.
     `epoch` grows with every change of route; a worker drops steps of an older one. With
-    `acknowledge` the last of the hops answers with Filled.
+    `acknowledge` the last of the hops answers with Filled. With `gathers` the copies of outputs
+    may come to the gateway some at a time, a moment later.
     """
 
     session: Session
@@ -170,6 +174,7 @@ class Step(Message, frozen=True, tag="step"):
     prefix: PageKeys = ()
     """Pages the receiver may have kept: a session it does not know begins with those it has."""
     wire_dtype: WireDtype = "model"
+    gathers: bool = False
 
 
 class Checkpoint(Message, frozen=True, tag="checkpoint"):
@@ -246,13 +251,19 @@ class Status(Message, frozen=True, tag="status"):
     pages_total: Annotated[int, msgspec.Meta(ge=0)]
     leaving: bool = False
     decode_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    slowest_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """The longest that a forward has taken of late."""
 
 
 class Close(Message, frozen=True, tag="close"):
-    """The session is over: free its pages, or keep those of `prefix` for texts that begin alike."""
+    """The session is over here: free its pages, or keep those of `prefix` for texts like it.
+
+    Steps of `epoch` and before are of the past; the receiver may be asked to serve later ones.
+    """
 
     session: Session
     prefix: PageKeys = ()
+    epoch: Epoch = MAX_EPOCH
 
 
 AnyMessage = (

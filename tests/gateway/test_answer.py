@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.api.answer import Answer
-from gateway.generation import Token
+from gateway.generator import Token
 from shared.errors import GenerationFailed
 from shared.wire.messages import TokenLogprobs
 from tests.fakes import END, chat_text, tokens_of

@@ -82,6 +82,16 @@ async def test_usage_counts_the_templated_prompt_and_the_stop_id():
     assert usage["completion_tokens"] == 3
 
 
+@pytest.mark.parametrize("cached_tokens", [0, 4])
+async def test_usage_tells_how_much_of_the_prompt_workers_still_had(cached_tokens: int):
+    generator = says(cached_tokens=cached_tokens)
+    whole = (await post(generator)).json()["usage"]
+    asked = {"stream": True, "stream_options": {"include_usage": True}}
+    *_, last = frames_of(await post(generator, **asked))
+    assert whole["prompt_tokens_details"]["cached_tokens"] == cached_tokens
+    assert last["usage"] == whole
+
+
 async def test_the_parameters_reach_the_generator():
     generator = says()
     await post(generator, temperature=0.5, top_p=0, seed=-7, max_tokens=5)

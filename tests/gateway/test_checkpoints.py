@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from gateway.checkpoints import Checkpoints, Stretch
 from shared.swarm import SessionId
+from shared.wire.messages import PREFIX_PAGE_TOKENS
 
 ONE, TWO = SessionId(b"1" * 16), SessionId(b"2" * 16)
 ROW = 4
@@ -119,3 +120,62 @@ def test_what_comes_after_a_position_is_forgotten():
     assert checkpoints.held(ONE, 8) == 2
     assert checkpoints.num_bytes == 2 * ROW
     assert kept(checkpoints, 0, 2) == "ab"
+
+
+PAGE = PREFIX_PAGE_TOKENS
+KEYS = (b"a" * 16, b"ab" * 8, b"abc" + bytes(13))
+
+
+def ended(letters: str, keys: tuple[bytes, ...], budget: int = 10_000) -> Checkpoints:
+    """A session of a page per letter has ended and left these pages behind."""
+    checkpoints = opened(budget)
+    checkpoints.add(ONE, 8, stretch(0, "".join(letter * PAGE for letter in letters)))
+    checkpoints.keep(ONE, keys)
+    return checkpoints
+
+
+def test_a_text_that_begins_alike_adopts_what_an_ended_session_left():
+    checkpoints = ended("abc", KEYS[:2])
+    checkpoints.adopt(TWO, KEYS[:1])
+    assert checkpoints.held(TWO, 8) == PAGE
+    assert kept(checkpoints, PAGE - 1, PAGE, TWO) == "a"
+    checkpoints.add(TWO, 8, stretch(PAGE, "xy"))
+    assert kept(checkpoints, PAGE - 1, PAGE + 2, TWO) == "axy"
+
+
+def test_pages_nobody_kept_are_not_adopted():
+    checkpoints = ended("a", KEYS[:1])
+    checkpoints.adopt(TWO, KEYS[:2])
+    checkpoints.adopt(TWO, ())
+    assert checkpoints.held(TWO, 8) == 0
+
+
+def test_a_longer_text_takes_the_place_of_what_it_begins_with():
+    checkpoints = ended("a", KEYS[:1])
+    checkpoints.add(TWO, 8, stretch(0, "a" * PAGE + "b" * PAGE))
+    checkpoints.keep(TWO, KEYS[:2])
+    assert checkpoints.num_bytes == 2 * PAGE * ROW
+
+
+def test_the_same_text_is_kept_once():
+    checkpoints = ended("a", KEYS[:1])
+    checkpoints.add(TWO, 8, stretch(0, "a" * PAGE))
+    checkpoints.keep(TWO, KEYS[:1])
+    assert checkpoints.num_bytes == PAGE * ROW
+
+
+def test_what_ended_sessions_left_is_let_go_of_first():
+    checkpoints = ended("a", KEYS[:1], budget=PAGE * ROW)
+    checkpoints.add(TWO, 8, stretch(0, "x"))
+    assert checkpoints.held(TWO, 8) == 1
+    assert checkpoints.num_bytes == ROW
+    assert checkpoints.shed_bytes == 0
+
+
+def test_then_the_session_that_holds_most_pays():
+    checkpoints = opened(budget=5 * ROW)
+    checkpoints.add(ONE, 8, stretch(0, "abcd"))
+    checkpoints.add(TWO, 8, stretch(0, "xy"))
+    assert checkpoints.held(ONE, 8) == 0
+    assert kept(checkpoints, 0, 2, TWO) == "xy"
+    assert checkpoints.shed_bytes == 4 * ROW

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from gateway.checkpoints import Checkpoints
-from gateway.generate import Limits, SwarmGenerator
-from gateway.generation import Token
+from gateway.generate import SwarmGenerator
+from gateway.generation import Limits
+from gateway.generator import Token
 from gateway.links import Links
 from shared.discovery.directory import MemoryDirectory
 from shared.discovery.watcher import Watcher

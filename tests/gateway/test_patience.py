@@ -1,6 +1,8 @@
 """Silence and trouble have their limits, and only progress resets them."""
 
-from gateway.patience import Patience
+import pytest
+
+from gateway.patience import LEAST_SLOW_SECONDS, Patience
 
 STEP, RECOVERY = 5.0, 60.0
 
@@ -45,3 +47,41 @@ def test_newcomers_get_a_step_of_their_own_but_not_beyond_the_end_of_trouble():
     p.lost(0.0)
     p.rerouted(57.0)
     assert p.left(57.0, has_gaps=False) == 3.0
+
+
+def usual(seconds: float, now: float = 100.0) -> Patience:
+    """Two answers have come, `seconds` apart, the last of them at `now`."""
+    patience = Patience(60, 60, now)
+    for at in (now - seconds, now):
+        patience.answered(at)
+        patience.progressed(at)
+    return patience
+
+
+def test_a_step_is_slow_when_it_takes_many_times_the_usual():
+    assert usual(0.5).left(100, has_gaps=False, busy_seconds=0) == pytest.approx(5)
+
+
+def test_a_quick_step_is_not_slow_before_a_moment_has_passed():
+    assert usual(0.01).left(100, has_gaps=False, busy_seconds=0) == LEAST_SLOW_SECONDS
+
+
+def test_workers_may_be_busy_with_others():
+    assert usual(0.01).left(100, has_gaps=False, busy_seconds=4) == pytest.approx(8.1)
+
+
+def test_no_step_may_take_longer_than_the_operator_allows():
+    assert usual(50).left(100, has_gaps=False, busy_seconds=0) == 60
+
+
+def test_a_step_of_which_nothing_is_known_may_take_as_long():
+    assert usual(0.5).left(100, has_gaps=False) == 60
+    assert Patience(60, 60, 100).left(100, has_gaps=False, busy_seconds=0) == 60
+
+
+def test_a_slow_worker_without_others_is_waited_for_until_it_counts_as_silent():
+    patience = usual(0.5)
+    patience.no_others()
+    assert patience.left(106, has_gaps=False, busy_seconds=0) == 54
+    assert not patience.is_silent(159)
+    assert patience.is_silent(160)

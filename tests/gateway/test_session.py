@@ -237,7 +237,7 @@ def guessing(*guesses: int) -> Session:
         stop_ids=frozenset({99}),
         chunk_tokens=512,
         held=lambda block: 0,
-        guess=lambda tokens: guesses,
+        propose=lambda tokens: guesses,
     )
     s.rerouted(BLOCKS, ABC)
     assert s.tokens_arrived(CYD, epoch=1, position=2, token_ids=[7]) == [
@@ -252,7 +252,7 @@ def test_right_guesses_are_taken_with_the_token_that_follows_them():
     send, emit = s.tokens_arrived(CYD, epoch=1, position=3, token_ids=[8, 9, 10])
     assert emit == Emit((8, 9, 10))
     assert send == Send(ABC, 1, 5, 3, sample=True, guesses=(8, 9))
-    assert (s.num_guessed, s.num_guessed_right) == (2, 2)
+    assert (s.guesses.num_guessed, s.guesses.num_right) == (2, 2)
 
 
 def test_a_wrong_guess_ends_what_is_taken_and_its_place_is_run_again():

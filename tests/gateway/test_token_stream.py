@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from gateway.admission import Admission
-from gateway.generation import Token
+from gateway.generator import Token
 from gateway.token_stream import MAX_WAITING_TOKENS, TokenStream
 from shared.errors import GenerationFailed, NoRoute
 from shared.wire.messages import Sampling

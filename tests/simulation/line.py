@@ -1,7 +1,8 @@
 """A simulated line of workers: the real Session and the real Sessions, with toy blocks between.
 
-Every link delivers in order, but links interleave at random, workers die, are believed dead while
-they go on talking, forget sessions, refuse, and lose checkpoints. One seed decides everything.
+Every link delivers in order, but links interleave at random; workers die, are believed dead while
+they go on talking, forget sessions, refuse, run out of memory, leave as planned, and lose
+checkpoints; hops are shadowed. One seed decides everything.
 """
 
 import random
@@ -13,51 +14,74 @@ from itertools import pairwise
 from gateway.session import Action, Emit, Send, Session
 from shared.errors import StepRefused
 from shared.swarm import Hop, PeerId, SessionId, Span
-from shared.wire.messages import Checkpoint, Filled, Refused, Step, Tokens
+from shared.wire.messages import Checkpoint, Close, Filled, Refused, Step, Tokens
+from worker.copies import Copies
 from worker.sessions import Sessions
 
 GATEWAY = PeerId("gateway")
 SESSION = SessionId(bytes(16))
 PROMPT = (11, 12, 13, 14, 15)
 VOCABULARY = 50_000
+PAGES = 8
+"""Of 4 tokens each, on every worker: enough for one session, and not for two of full length."""
 
 
 @dataclass(frozen=True)
 class Faults:
-    """Chances per tick, but for `lost_checkpoints`, a chance per copy."""
+    """Chances per tick; `lost_checkpoints` is one per copy, `guess` one per step.
+
+    With `standby` every hop is shadowed all the time. At most `most` faults befall a run.
+    """
 
     kill: float = 0.0
     forget: float = 0.0
     refuse: float = 0.0
+    leave: float = 0.0
+    squeeze: float = 0.0
     lost_checkpoints: float = 0.0
     guess: float = 0.0
+    standby: bool = False
     most: int = 10
 
 
-@dataclass
 class ToyWorker:
     """Real session rules; a block's output is a hash of its input and of its whole cache."""
 
-    peer: PeerId
-    sessions: Sessions
-    refuses: bool = False
-    caches: dict[Span, list[dict[int, int]]] = field(default_factory=dict)
+    def __init__(self, peer: PeerId, sessions: Sessions) -> None:
+        self.peer = peer
+        self.sessions = sessions
+        self.refuses = False
+        self.squeezed_pages = 0
+        self.caches: dict[Span, list[dict[int, int]]] = {}
+        self.out: list[tuple[PeerId, object, tuple]] = []
+        self._outputs: dict[bytes, tuple[int, ...]] = {}
+        self.copies = Copies(self._send_copy)
 
-    def step(self, step: Step, values: tuple[int, ...]) -> list[tuple[PeerId, object, tuple]]:
-        span = step.hops[0].span
+    def take(self, message: Step | Close, values: tuple[int, ...]) -> None:
+        """Act on a message; what comes of it is in `out`."""
+        if isinstance(message, Close):
+            for _, span in self.sessions.close(SESSION, GATEWAY, message.epoch):
+                self.caches.pop(span, None)
+            return
         try:
             if self.refuses:
                 self.refuses = False
                 raise StepRefused("no_pages", "as told")
-            if self.sessions.admit(step, now=0.0) is None:
-                return []
+            if self.sessions.admit(message, now=0.0) is None:
+                return
         except StepRefused as error:
             refusal = Refused(
-                SESSION, step.epoch, self.peer, error.reason, str(error), error.cached
+                SESSION, message.epoch, self.peer, error.reason, str(error), error.cached
             )
-            return [(GATEWAY, refusal, ())]
-        outputs = self._run(span, step.position, values)
-        return self._results(step, outputs)
+            self.out.append((GATEWAY, refusal, ()))
+            return
+        self._hand_on(message, self._run(message.hops[0].span, message.position, values))
+
+    def forget(self) -> None:
+        """Lose all caches and know it."""
+        for span in list(self.caches):
+            self.sessions.forget((SESSION, span))
+            del self.caches[span]
 
     def _run(self, span: Span, position: int, values: tuple[int, ...]) -> tuple[int, ...]:
         cache = self.caches.setdefault(span, [])
@@ -73,7 +97,7 @@ class ToyWorker:
             outputs.append(value)
         return tuple(outputs)
 
-    def _results(self, step: Step, outputs: tuple[int, ...]) -> list:
+    def _hand_on(self, step: Step, outputs: tuple[int, ...]) -> None:
         end = step.position + step.count
         block = step.hops[0].span.end
         if len(step.hops) > 1:
@@ -87,68 +111,96 @@ class ToyWorker:
                 "float32",
                 step.sample,
                 acknowledge=step.acknowledge,
+                gathers=step.gathers,
             )
+            self.out.append((onward.hops[0].worker, onward, outputs))
             copy = Checkpoint(SESSION, step.epoch, block, step.position, step.count, "float32")
-            return [(onward.hops[0].worker, onward, outputs), (GATEWAY, copy, outputs)]
-        if step.acknowledge:
-            return [(GATEWAY, Filled(SESSION, step.epoch, block, end), ())]
-        if step.sample:
+            packed = repr(outputs)[1:-1].rstrip(",").encode() + b","
+            self.copies.add(GATEWAY, copy, packed, gathers=step.gathers)
+        elif step.acknowledge:
+            self.out.append((GATEWAY, Filled(SESSION, step.epoch, block, end), ()))
+        elif step.sample:
             ids = tuple(
                 abs(hash((outputs[position - step.position], position))) % VOCABULARY
                 for position in step.sample
             )
-            return [(GATEWAY, Tokens(SESSION, step.epoch, step.sample[0] + 1, ids), ())]
-        return []
+            tokens = Tokens(SESSION, step.epoch, step.sample[0] + 1, ids)
+            self.out.append((GATEWAY, tokens, ()))
+
+    def _send_copy(self, gateway: PeerId, copy: Checkpoint, packed: bytes) -> None:
+        values = tuple(map(int, packed.decode().rstrip(",").split(",")))
+        assert len(values) == copy.count
+        self.out.append((gateway, copy, values))
 
 
+@dataclass
 class Line:
-    """One generation over simulated workers."""
+    """One generation over simulated workers. `truth` are the tokens of an undisturbed run, for
+    guesses to be right by."""
 
-    def __init__(
-        self,
-        seed: int,
-        faults: Faults,
-        *,
-        num_blocks: int = 12,
-        tokens: int = 12,
-        truth: Sequence[int] = (),
-    ):
-        """`truth` are the tokens of an undisturbed run, for guesses to be right by."""
-        self.random = random.Random(seed)
-        self.faults = faults
-        self.truth = truth
-        self.blocks = Span(0, num_blocks)
-        self.workers: dict[PeerId, ToyWorker] = {}
+    seed: int
+    faults: Faults
+    num_blocks: int = 12
+    num_tokens: int = 12
+    truth: Sequence[int] = ()
+    session_class: type[Session] = Session
+    sessions_class: type[Sessions] = Sessions
+    workers: dict[PeerId, ToyWorker] = field(default_factory=dict)
+    leaving: set[PeerId] = field(default_factory=set)
+    emitted: list[int] = field(default_factory=list)
+    num_faults: int = 0
+    num_gap_refusals: int = 0
+    num_values: int = 0
+    num_refilled: int = 0
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self.blocks = Span(0, self.num_blocks)
         self.links: dict[tuple[PeerId, PeerId], deque] = defaultdict(deque)
         self.checkpoints: dict[int, list[int]] = {}
         self.unnoticed: list[PeerId] = []
-        self.emitted: list[int] = []
-        self.num_faults = 0
-        self.num_gap_refusals = 0
-        self.num_values = 0
-        self.session = Session(
+        self.linked: set[PeerId] = set()
+        self.touched: set[PeerId] = set()
+        self.session = self.session_class(
             PROMPT,
             self.blocks,
-            max_tokens=tokens,
+            max_tokens=self.num_tokens,
             stop_ids=frozenset(),
             chunk_tokens=self.random.choice((1, 2, 3, 64)),
-            held=lambda block: len(
-                self.session.tokens if block == 0 else self.checkpoints.get(block, ())
-            ),
-            guess=self._guess,
+            held=self._held,
+            propose=self._propose,
         )
 
     def run(self) -> list[int]:
         """The tokens the client saw."""
-        for _ in range(20_000):
+        for _ in range(5_000):
             if self.session.is_over:
                 return self.emitted
             self._close_gaps()
+            self._see_to_shadows()
             self._break_something()
             self._deliver_something()
         raise AssertionError("the generation never ended")
 
-    def _guess(self, tokens: Sequence[int]) -> tuple[int, ...]:
+    def parts_left(self) -> int:
+        """After the end: the parts held by workers that can still be told of it."""
+        self._close(self.touched, Close(SESSION))
+        while any(self.links.values()):
+            for link, queue in list(self.links.items()):
+                if queue and link[1] != GATEWAY:
+                    self._deliver(*link, *queue.popleft())
+                elif queue:
+                    queue.clear()
+        reachable = [self.workers[peer] for peer in self.linked & self.workers.keys()]
+        for worker in reachable:
+            pages = worker.sessions.pages_free + worker.squeezed_pages
+            assert len(worker.sessions) or pages == PAGES, "pages leaked"
+        return sum(len(worker.sessions) for worker in reachable)
+
+    def _held(self, block: int) -> int:
+        return len(self.session.tokens if block == 0 else self.checkpoints.get(block, ()))
+
+    def _propose(self, tokens: Sequence[int]) -> tuple[int, ...]:
         """Sometimes nothing, else the right tokens up to one, from where on they are wrong."""
         if self.random.random() >= self.faults.guess:
             return ()
@@ -158,50 +210,81 @@ class Line:
     def _close_gaps(self) -> None:
         while self.session.gaps:
             gap = self.random.choice(self.session.gaps)
-            self._perform(self.session.rerouted(gap, self._newcomers(gap)))
+            hops = self.session.stand_ins(gap) or self._newcomers(gap)
+            self._take_on(hops)
+            self._perform(self.session.rerouted(gap, hops))
+        self._release()
+
+    def _see_to_shadows(self) -> None:
+        """What the gateway does for standbys and for workers that leave, sooner or later."""
+        for hop in self.session.route:
+            is_leaving = hop.worker in self.leaving
+            if shadow := self.session.shadow_of(hop):
+                shadow.takes_over |= is_leaving
+            elif (is_leaving or self.faults.standby) and self._finds_shadows():
+                hops = self._newcomers(hop.span)
+                self._take_on(hops)
+                self._perform(self.session.shadow(hop, hops, takes_over=is_leaving))
+
+    def _finds_shadows(self) -> bool:
+        return self.session.confirmed > 0 and self.random.random() < 0.3
 
     def _newcomers(self, gap: Span) -> tuple[Hop, ...]:
         cuts = [b for b in range(gap.start + 1, gap.end) if self.random.random() < 0.25]
         edges = [gap.start, *cuts, gap.end]
         return tuple(Hop(self._hire(), Span(a, b)) for a, b in pairwise(edges))
 
+    def _take_on(self, hops: Sequence[Hop]) -> None:
+        self.touched |= {hop.worker for hop in hops}
+        self.linked |= {hop.worker for hop in hops}
+
     def _hire(self) -> PeerId:
         """A worker for a part of the model: sometimes one that serves another part already."""
-        on_route = {hop.worker for hop in self.session.route}
-        idle = [w for w in self.workers if w not in self.unnoticed]
+        idle = [w for w in self.workers if w not in self.unnoticed and w not in self.leaving]
         if idle and self.random.random() < 0.2:
             return self.random.choice(idle)
-        peer = PeerId(f"w{len(self.workers)}-{len(on_route)}-{self.random.random()}")
-        sessions = Sessions(
-            self.blocks, pages_total=1000, page_tokens=4, max_sessions=4, lease_seconds=60
+        peer = PeerId(f"w{len(self.workers)}-{self.random.random()}")
+        sessions = self.sessions_class(
+            self.blocks, pages_total=PAGES, page_tokens=4, max_sessions=4, lease_seconds=60
         )
         self.workers[peer] = ToyWorker(peer, sessions)
         return peer
 
+    def _release(self) -> None:
+        gone = self.touched - self.session.workers
+        self._close(gone, Close(SESSION, epoch=self.session.last_epoch))
+        self.touched -= gone
+
+    def _close(self, workers: set[PeerId], message: Close) -> None:
+        for worker in sorted(workers & self.linked):
+            self.links[GATEWAY, worker].append((message, ()))
+
     def _break_something(self) -> None:
         if self.num_faults >= self.faults.most or not self.session.route:
             return
-        victim = self.random.choice(self.session.route).worker
-        chances = (self.faults.kill, self.faults.forget, self.faults.refuse)
-        kind = self.random.choices(
-            ("kill", "forget", "refuse", "nothing"), (*chances, 1 - sum(chances))
-        )[0]
+        victim = self.random.choice(sorted(self.session.workers))
+        names = ("kill", "forget", "refuse", "leave", "squeeze")
+        chances = [getattr(self.faults, name) for name in names]
+        kind = self.random.choices((*names, "nothing"), (*chances, 1 - sum(chances)))[0]
         if kind == "nothing" or victim not in self.workers or victim in self.unnoticed:
             return
         self.num_faults += 1
-        if kind == "kill":
-            self.unnoticed.append(victim)
-            if self.random.random() < 0.6:  # else only believed dead, and goes on talking
-                self._kill(victim)
-        elif kind == "refuse":
-            self.workers[victim].refuses = True
-        else:
-            self._forget(self.workers[victim])
-
-    def _forget(self, worker: ToyWorker) -> None:
-        for span in list(worker.caches):
-            worker.sessions.forget((SESSION, span))
-            del worker.caches[span]
+        worker = self.workers[victim]
+        match kind:
+            case "kill":
+                self.unnoticed.append(victim)
+                if self.random.random() < 0.6:  # else only believed dead, and goes on talking
+                    self._kill(victim)
+            case "refuse":
+                worker.refuses = True
+            case "leave":
+                self.leaving.add(victim)
+                worker.sessions.is_draining = True
+            case "squeeze":  # others' sessions take the pages
+                worker.squeezed_pages += worker.sessions.pages_free
+                worker.sessions.pages_free = 0
+            case _:
+                worker.forget()
 
     def _kill(self, victim: PeerId) -> None:
         self.workers.pop(victim, None)
@@ -210,31 +293,47 @@ class Line:
 
     def _deliver_something(self) -> None:
         ready = [link for link, queue in self.links.items() if queue]
+        gathering = [worker for worker in self.workers.values() if worker.copies]
         if self.unnoticed and (not ready or self.random.random() < 0.2):
-            self.session.worker_lost(self.unnoticed.pop(0))
+            self._notice(self.unnoticed.pop(0))
+        elif gathering and (not ready or self.random.random() < 0.1):
+            worker = self.random.choice(gathering)
+            worker.copies.flush()
+            self._collect(worker)
         elif not ready:
             suspect = self.session.suspect()  # the step's deadline has passed
             assert suspect is not None
-            self.session.worker_lost(suspect)
+            self._perform(self.session.worker_lost(suspect))
         else:
             link = self.random.choice(ready)
-            message, values = self.links[link].popleft()
-            self._deliver(*link, message, values)
+            self._deliver(*link, *self.links[link].popleft())
+        self._release()
+
+    def _notice(self, worker: PeerId) -> None:
+        self.linked.discard(worker)
+        self._perform(self.session.worker_lost(worker))
 
     def _deliver(self, source: PeerId, target: PeerId, message: object, values: tuple) -> None:
         if target == GATEWAY:
             self._perform(self._gateway_receives(source, message, values))
         elif target in self.workers:
-            assert isinstance(message, Step)
+            assert isinstance(message, Step | Close)
             self.num_values += len(values)
-            for to, answer, outputs in self.workers[target].step(message, values):
-                self.links[target, to].append((answer, outputs))
+            self.workers[target].take(message, values)
+            self._collect(self.workers[target])
         elif source != GATEWAY and source in self.workers and isinstance(message, Step):
             refusal = Refused(SESSION, message.epoch, source, "next_unreachable", lost=target)
             self.links[source, GATEWAY].append((refusal, ()))
 
+    def _collect(self, worker: ToyWorker) -> None:
+        for to, answer, outputs in worker.out:
+            self.links[worker.peer, to].append((answer, outputs))
+        worker.out.clear()
+
     def _gateway_receives(self, source: PeerId, message: object, values: tuple) -> list[Action]:
         session = self.session
+        if source not in self.touched:
+            return []
         match message:
             case Tokens(epoch=epoch, position=position, token_ids=token_ids):
                 actions = session.tokens_arrived(source, epoch, position, token_ids)
@@ -248,13 +347,19 @@ class Line:
                     self.num_gap_refusals += 1
                 return session.refused(source, r.epoch, r.reason, r.cached, r.lost)
             case Checkpoint() as c:
-                valid = session.checkpointed(source, c.epoch, c.block, c.position, c.count)
-                kept = self.checkpoints.setdefault(c.block, [])
-                is_lost = self.random.random() < self.faults.lost_checkpoints
-                if not is_lost and c.position <= len(kept):
-                    kept.extend(values[len(kept) - c.position : valid])
-                return []
+                return self._keep(source, c, values)
         raise AssertionError(message)
+
+    def _keep(self, source: PeerId, copy: Checkpoint, values: tuple) -> list[Action]:
+        session = self.session
+        if not session.pushes(source, copy.block) or copy.position + copy.count > session.sent:
+            return []
+        valid = session.checkpointed(source, copy.epoch, copy.block, copy.position, copy.count)
+        kept = self.checkpoints.setdefault(copy.block, [])
+        is_lost = self.random.random() < self.faults.lost_checkpoints
+        if not is_lost and copy.position <= len(kept):
+            kept.extend(values[len(kept) - copy.position : valid])
+        return session.feed_shadows()
 
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
@@ -264,6 +369,8 @@ class Line:
                 self._send(action)
 
     def _send(self, send: Send) -> None:
+        if send.acknowledge and send.epoch == self.session.epoch:
+            self.num_refilled += send.count
         block = send.hops[0].span.start
         source = self.checkpoints[block] if block else [*self.session.tokens, *send.guesses]
         end = send.position + send.count
@@ -279,5 +386,6 @@ class Line:
             "int32" if block == 0 else "float32",
             tuple(range(end - 1 - len(send.guesses), end)) if send.sample else (),
             acknowledge=send.acknowledge,
+            gathers=not self.session.is_shadowed,
         )
         self.links[GATEWAY, send.hops[0].worker].append((step, values))

@@ -1,6 +1,7 @@
 """What a machine has room for."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,16 @@ from shared.errors import ConfigError
 from shared.swarm import Span
 from tests.models import build, save
 from worker import capacity
-from worker.capacity import bytes_per_token, choose_device, choose_dtype, pages_that_fit
+from worker.capacity import (
+    bytes_per_token,
+    choose_device,
+    choose_dtype,
+    layout_of,
+    new_cache,
+    pages_that_fit,
+)
+from worker.kv_cache import PAGE_TOKENS
+from worker.page_pool import PagePool, Rows, page_bytes
 from worker.span_model import SpanModel
 from worker.weights import load_span
 
@@ -79,3 +89,63 @@ def test_weights_that_are_mapped_from_files_are_not_free_memory(
     monkeypatch.setattr(capacity, "free_bytes", lambda device: 20 * page + model.weight_bytes)
     monkeypatch.setattr(capacity, "mapped_bytes", lambda: 1 << 40)
     assert pages_that_fit(model, 0) == 10
+
+
+class OnCuda:
+    """A model that says it is on a device; measuring it runs it where it is."""
+
+    device = torch.device("cuda", 0)
+
+    def __init__(self, model: SpanModel, *, has_own_caches: bool = False) -> None:
+        self.has_own_caches = has_own_caches
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+@pytest.fixture
+def on_cuda(model: SpanModel) -> Any:
+    return OnCuda(model)
+
+
+def test_a_page_takes_what_its_tokens_take(model: SpanModel):
+    assert layout_of(model) == {i: (Rows(2, 16, torch.float32),) * 2 for i in (0, 1)}
+    assert page_bytes(layout_of(model)) == PAGE_TOKENS * bytes_per_token(model)
+
+
+def test_a_device_offers_most_of_its_free_memory_or_what_was_asked_for(
+    on_cuda: Any, monkeypatch: pytest.MonkeyPatch
+):
+    page = bytes_per_token(on_cuda) * PAGE_TOKENS
+    monkeypatch.setattr(capacity, "free_bytes", lambda device: 20 * page)
+    assert [pages_that_fit(on_cuda, tokens) for tokens in (0, 1, 100, 320)] == [16, 1, 6, 20]
+
+
+def test_a_device_without_room_says_what_to_change(on_cuda: Any, monkeypatch: pytest.MonkeyPatch):
+    page = bytes_per_token(on_cuda) * PAGE_TOKENS
+    monkeypatch.setattr(capacity, "free_bytes", lambda device: page)
+    with pytest.raises(ConfigError, match=r"32 tokens .* lower --kv-tokens"):
+        pages_that_fit(on_cuda, 32)
+    with pytest.raises(ConfigError, match=r"16 tokens of cache need .* host fewer --blocks$"):
+        pages_that_fit(on_cuda, 0)
+
+
+def test_on_a_device_the_pages_offered_are_there_from_the_start(
+    on_cuda: Any, model: SpanModel, monkeypatch: pytest.MonkeyPatch
+):
+    pools: list[tuple[int, torch.device]] = []
+
+    def make(layout: Any, pages: int, device: torch.device) -> PagePool:
+        pools.append((pages, device))
+        if pages > 100:
+            raise torch.OutOfMemoryError
+        return PagePool(layout, pages, CPU)
+
+    monkeypatch.setattr(capacity, "PagePool", make)
+    new_cache(on_cuda, 3)
+    new_cache(model, 3)
+    new_cache(OnCuda(model, has_own_caches=True), 3)  # type: ignore[arg-type]
+    assert pools == [(3, on_cuda.device)]
+    with pytest.raises(ConfigError, match=r"3200 tokens of cache need .* lower --kv-tokens"):
+        new_cache(on_cuda, 200)

@@ -14,8 +14,11 @@ from shared.model_files import BUNDLED
 from shared.swarm import SessionId, Span
 from shared.wire.messages import Grammar, PayloadDtype, Sampling, SamplingContext
 from tests.models import NUM_BLOCKS, build, save
+from worker.capacity import layout_of
 from worker.engine import Engine, Outcome, Work
 from worker.grammar import Grammars
+from worker.kv_cache import KvCache
+from worker.page_pool import PagePool
 from worker.span_model import SpanModel
 from worker.tensors import to_payload
 from worker.weights import load_span
@@ -337,3 +340,24 @@ def test_decode_steps_are_timed(engine: Engine):
     token(submit(engine, 1, [5], position=4))
     token(submit(engine, 1, [5], position=5))  # when it runs, the one before has been measured
     assert engine.decode_seconds > 0
+
+
+def test_on_pages_tokens_are_the_same_and_a_full_pool_refuses_only_the_step_that_needs_it(
+    gate: Gate, model: SpanModel, engine: Engine
+):
+    expected = [generate(engine, session, prompt, 6) for session, prompt in enumerate(PROMPTS)]
+    pool = PagePool(layout_of(model), 3, torch.device("cpu"))
+    paged = Engine(gate, max_step_tokens=64, cache=KvCache(pool))  # type: ignore[arg-type]
+    paged.start()
+    try:
+        found = [generate(paged, session, prompt, 6) for session, prompt in enumerate(PROMPTS)]
+        assert (found, pool.num_free) == (expected, 0)
+        gate.open.clear()
+        waiting = [submit(paged, 0, [7], position=1), submit(paged, 8, [5])]
+        gate.open.set()
+        assert reason(waiting[1]) == "no_pages"
+        token(waiting[0])
+        paged.free([key(0), key(8)])
+        token(submit(paged, 9, [5]))
+    finally:
+        paged.stop()

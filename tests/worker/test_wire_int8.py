@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from shared.swarm import PeerId
 from shared.wire.messages import Checkpoint, Sampling
 from tests.bench.quality import answers, conversations, hop_errors, load, quality
 from tests.inprocess import InProcessSwarm, swarm
 from tests.models import build, save
+from worker.copies import Copies
 
 SPANS = ("0:2", "2:4", "2:4", "4:6")
 PROMPT = tuple(range(5, 45))
@@ -36,12 +38,11 @@ async def test_checkpoints_hold_the_bytes_that_went_on(
     async with swarm(directory, SPANS, wire_dtype="int8") as line:
         post = line.servers[0]._answer
 
-        def note(gateway, message, payload=b""):
-            if isinstance(message, Checkpoint):
-                seen.add((message.dtype, len(payload) // message.count))
-            post(gateway, message, payload)
+        def note(gateway: PeerId, copy: Checkpoint, payload: bytes) -> None:
+            seen.add((copy.dtype, len(payload) // copy.count))
+            post(gateway, copy, payload)
 
-        monkeypatch.setattr(line.servers[0], "_answer", note)
+        monkeypatch.setattr(line.servers[0], "_copies", Copies(note))
         await line.greedy(PROMPT, 3)
     assert seen == {("int8b64", 96 + 2 * 2)}  # where 16-bit ones take 192 bytes
 

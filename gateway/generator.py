@@ -1,0 +1,47 @@
+"""What the routes need of whatever makes tokens."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.wire.messages import Sampling, TokenLogprobs
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of an answer; `logprobs` where `Sampling.num_logprobs` asks for them.
+
+    The first tells how many of the prompt's tokens workers still had from another generation.
+    """
+
+    token_id: int
+    logprobs: TokenLogprobs | None = None
+    cached_tokens: int = 0
+
+
+class Generator(Protocol):
+    """Makes the tokens that follow a prompt; the swarm's own and the tests' fakes look alike."""
+
+    def generate(
+        self,
+        prompt: tuple[int, ...],
+        *,
+        sampling: Sampling,
+        max_tokens: int,
+        stop_ids: frozenset[int],
+        tenant: str = "",
+        made: tuple[int, ...] = (),
+    ) -> AsyncGenerator[Token, None]:
+        """Tokens as they come; at most `max_tokens`, a stop id included as the last.
+
+        A generation that is resumed goes on after the tokens `made` before, which count among
+        `max_tokens` and are not given again. What is kept of one prompt serves others of the same
+        `tenant` only.
+
+        It ends by itself only there: an end without a stop id before `max_tokens` counts as a
+        failure. Raises NoRoute before the first token, GenerationFailed(reason) later. Iterated
+        from one task only. aclose(), which also follows the last token, or a cancellation while it
+        waits for a token frees the session on every worker. Only one of the two comes, and once,
+        so that the freeing itself is not disturbed.
+        """
+        ...

@@ -1,0 +1,110 @@
+"""What a gateway tells Prometheus."""
+
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from gateway.admission import Admission
+from gateway.checkpoints import Checkpoints
+from gateway.generator import Token
+
+FIRST_TOKEN_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)
+TOKEN_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class GatewayMetrics:
+    """Counters and gauges of one gateway, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.tokens = self._counter("tokens", "Tokens made.")
+        self.cached_tokens = self._counter(
+            "cached_tokens", "Prompt tokens that workers had kept from an earlier session."
+        )
+        self.guessed = self._counter("guessed_tokens", "Tokens guessed ahead.")
+        self.guessed_right = self._counter("guessed_right_tokens", "Guesses that were right.")
+        self.takeovers = Counter(
+            "brigade_gateway_takeovers",
+            "Hops of a session that went to other workers: after a loss, to a standby after a "
+            "loss, or ahead of a leave.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self.replayed_tokens = self._counter(
+            "replayed_tokens", "Tokens run again to rebuild or to shadow a hop."
+        )
+        self.replayed_bytes = self._counter(
+            "replayed_bytes", "Bytes of checkpoints sent to rebuild or to shadow a hop."
+        )
+        self.dropped_copies = self._counter(
+            "dropped_copies", "Checkpoint copies dropped because too many waited."
+        )
+        self.requests = Counter(
+            "brigade_gateway_http_requests",
+            "Requests answered, by the template of their route and by status; 499 stands for a "
+            "client that did not wait.",
+            ["route", "status"],
+            registry=self.registry,
+        )
+        self.first_token_seconds = Histogram(
+            "brigade_gateway_time_to_first_token_seconds",
+            "Time from a valid request to its first token, the wait for a place included.",
+            buckets=FIRST_TOKEN_SECONDS,
+            registry=self.registry,
+        )
+        self.token_seconds = Histogram(
+            "brigade_gateway_time_per_output_token_seconds",
+            "Time from one token of an answer to the next; guesses that were right come at once.",
+            buckets=TOKEN_SECONDS,
+            registry=self.registry,
+        )
+
+    def watch(self, name: str, help_text: str, value: Callable[[], float]) -> None:
+        """A gauge that is read when it is asked for."""
+        gauge = Gauge(f"brigade_gateway_{name}", help_text, registry=self.registry)
+        gauge.set_function(value)
+
+    def watch_parts(
+        self, checkpoints: Checkpoints, admission: Admission, num_workers: Callable[[], int]
+    ) -> None:
+        """Gauges of what a gateway holds, and for whom."""
+        gauges: dict[str, tuple[str, Callable[[], float]]] = {
+            "checkpoint_bytes": ("Checkpoints held.", lambda: checkpoints.num_bytes),
+            "checkpoint_budget_bytes": (
+                "Checkpoints that may be held.",
+                lambda: checkpoints.budget_bytes,
+            ),
+            "checkpoint_shed_bytes": (
+                "Checkpoints of running sessions let go of, as too much was held.",
+                lambda: checkpoints.shed_bytes,
+            ),
+            "requests_running": ("Generations that run.", lambda: admission.num_running),
+            "requests_waiting": (
+                "Generations that wait for a place.",
+                lambda: admission.num_waiting,
+            ),
+            "workers": ("Workers in view.", num_workers),
+        }
+        for name, (help_text, value) in gauges.items():
+            self.watch(name, help_text, value)
+
+    async def timed(
+        self,
+        tokens: AsyncGenerator[Token, None],
+        began: float,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> AsyncGenerator[Token, None]:
+        """The same tokens. Only the waits for them count, not what is done between."""
+        histogram, since = self.first_token_seconds, began
+        async with aclosing(tokens) as source:
+            async for token in source:
+                histogram.observe(clock() - since)
+                histogram = self.token_seconds
+                yield token
+                since = clock()
+
+    def _counter(self, name: str, help_text: str) -> Counter:
+        return Counter(f"brigade_gateway_{name}", help_text, registry=self.registry)

@@ -1,0 +1,118 @@
+"""Each guard of the failover is needed: without it, some simulated run goes wrong."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import gateway.session
+import worker.sessions
+from tests.simulation.line import Faults
+from tests.simulation.scenarios import EVERYTHING, SCENARIOS, Tally, run
+
+SEEDS = 400
+STANDBY = SCENARIOS["everything, guesses, standby"]
+HALF_LOST = Faults(kill=0.05, forget=0.03, lost_checkpoints=0.5)
+NOTHING_FORGOTTEN = Faults(kill=0.05, lost_checkpoints=0.5)
+
+SESSION = {
+    "answers of an older route": ("or epoch != self.epoch or position", "or position"),
+    "answers to a position that is taken": ("or position != len(self.tokens)", ""),
+    "hops that lag are refilled": ("if self._filled[hop] < self._unanswered]", "if False]"),
+    "a refill goes upstream when a copy is missing": (
+        "while first > 0 and self._held(self.route[first].span.start) <= start:",
+        "while False:",
+    ),
+    "a refill ends where its copies end": (
+        "end = min(end, self._held(hops[0].span.start))",
+        "pass",
+    ),
+    "a refill arrives before the step is sent": (
+        "self._refill = (hops, end)\n        return [",
+        "self._refill = (hops, end)\n        return [*self._send_unanswered(), ",
+    ),
+    "a route begins only when all gaps are closed": (
+        "return [] if self.gaps else self._start_epoch()\n\n    def stand_ins",
+        "return self._start_epoch()\n\n    def stand_ins",
+    ),
+    "a refusal of the position is heeded": (
+        "min(self._filled[hop], cached)",
+        "self._filled[hop]",
+    ),
+    "each route has an epoch": (
+        "self.epoch = self.last_epoch = self.last_epoch + 1",
+        "pass",
+    ),
+    "a step starts no later than its inputs are held": (
+        "while first > 0 and self._held(self.route[first].span.start) < end:",
+        "while False:",
+    ),
+    "copies of wrong guesses are no text": (
+        "end = self.guesses.end_of_text(position, position + count)",
+        "end = position + count",
+    ),
+    "shadows are fed nothing that was guessed": (
+        "self._unanswered if self.guesses.pending else len(self.tokens)",
+        "self.sent",
+    ),
+    "shadows take over when they have caught up": (
+        "if shadow.filled >= self._unanswered:",
+        "if True:",
+    ),
+    "shadows that are lost do not stand in": (
+        "self._drop_shadows(worker)\n        return",
+        "return",
+    ),
+    "a step that waited for a shadow goes on without": (
+        "return self._go_on() if self._is_waiting and not self.gaps else []",
+        "return []",
+    ),
+}
+WORKER = {
+    "steps of an older route are dropped": ("step.epoch < part.epoch", "False"),
+    "steps beyond the cache are refused": ("if step.position > cached:", "if False:"),
+    "steps of a session that is closed are dropped": (
+        "return epoch <= self._closed.get",
+        "return epoch < -1 <= self._closed.get",
+    ),
+}
+
+
+@pytest.mark.parametrize("guard", SESSION)
+def test_the_session_needs_its_guard(guard: str):
+    assert _goes_wrong(session_class=_mutated(gateway.session, *SESSION[guard]).Session)
+
+
+@pytest.mark.parametrize("guard", WORKER)
+def test_the_worker_needs_its_guard(guard: str):
+    assert _goes_wrong(sessions_class=_mutated(worker.sessions, *WORKER[guard]).Sessions)
+
+
+def _goes_wrong(**classes: type) -> bool:
+    for seed in range(SEEDS):
+        for faults in (EVERYTHING, STANDBY, HALF_LOST):
+            if _is_bad(run(seed, faults, **classes)):
+                return True
+        if run(seed, NOTHING_FORGOTTEN, **classes).gap_refusals:
+            return True
+    return False
+
+
+def _is_bad(tally: Tally) -> bool:
+    return bool(tally.wrong or tally.leaks or tally.stuck)
+
+
+def _mutated(module: ModuleType, text: str, mutant: str) -> ModuleType:
+    """The module as it would be with `mutant` in place of `text`."""
+    assert module.__file__
+    source = Path(module.__file__).read_text()
+    assert source.count(text) == 1, f"{text!r} stands {source.count(text)} times in the source"
+    name = f"{module.__name__}_mutated"
+    spec = importlib.util.spec_from_loader(name, loader=None)
+    assert spec
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[name] = made
+    exec(compile(source.replace(text, mutant), name, "exec"), made.__dict__)
+    return made
