@@ -1,7 +1,7 @@
 # make demo, make test, make check, make bench: all in a virtual environment of their own, .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format docs bench constraints clean
+.PHONY: help install demo test chaos simulate check format docs bench constraints clean
 
 ARGS ?=
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -32,6 +32,9 @@ demo: $(installed) ## a swarm here: asks one question, then serves until Ctrl-C 
 test: $(installed) ## run all tests (ARGS="-k name" for some of them)
 	$(bin)/python -m pytest $(ARGS)
 
+chaos: $(installed) ## streams while everything goes wrong (ARGS="--minutes 30", "--faults 99 --seed 1")
+	$(bin)/python -m tests.swarm.chaos $(ARGS)
+
 check: $(installed) ## format, lint and types, changing nothing
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
@@ -47,6 +50,9 @@ docs: $(installed) ## write .env.example and README's table of settings anew
 bench: $(installed) ## list the benchmarks (ARGS=NAME runs one)
 	@$(if $(ARGS),$(bin)/python -m tests.bench.$(ARGS),echo "make bench ARGS=NAME, where NAME is:" \
 		&& ls tests/bench | sed -n 's/^\([a-z].*\)\.py$$/  \1/p')
+
+simulate: $(installed) ## 100,000 simulated generations over failing workers (ARGS="--runs N")
+	$(bin)/python -m tests.simulation.scenarios $(ARGS)
 
 constraints: $(installed) ## write constraints.txt anew from what .venv holds
 	@{ sed -n '/^#/p' constraints.txt; $(bin)/pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//'; } \

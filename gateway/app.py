@@ -8,7 +8,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 from gateway.api.chat import chat_routes
 from gateway.api.errors import add_error_handlers
-from gateway.api.middleware import LastResort, OneForm, RequestId
+from gateway.api.metrics import metrics_routes
+from gateway.api.middleware import CountRequests, LastResort, OneForm, RequestId
 from gateway.api.models import model_routes
 from gateway.api.status import status_routes
 from gateway.services import Services
@@ -20,6 +21,7 @@ EXPOSED_HEADERS: Final = (
     "x-should-retry",
     "x-ignored-params",
     "x-model-revision",
+    "idempotent-replayed",
 )
 
 
@@ -33,10 +35,11 @@ def build_app(services: Services) -> FastAPI:
             _cors(services.allowed_origins),
             Middleware(LastResort),
             Middleware(OneForm),
+            Middleware(CountRequests, metrics=services.metrics),
         ],
     )
     add_error_handlers(app)
-    for routes in (chat_routes, model_routes, status_routes):
+    for routes in (chat_routes, model_routes, status_routes, metrics_routes):
         app.include_router(routes(services))
     return app
 

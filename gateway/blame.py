@@ -28,13 +28,13 @@ class Blame:
         seconds = math.inf if reason == "no_grammars" else FORGIVE_SECONDS
         self._until[worker] = now + seconds
 
-    def of_unreachable(self, worker: PeerId, accused: PeerId, *, is_linked: bool) -> PeerId:
-        """Whom it speaks against when `worker` says that it cannot reach the hop after it.
+    def between(self, worker: PeerId, accused: PeerId, *, is_likely: bool) -> PeerId:
+        """Whom it speaks against when `worker` says that another hop is at fault.
 
-        It is believed when we cannot reach that one either, or when another has said so before:
-        else the fault may as well be its own.
+        It is believed when that is likely, or when another has said so before: else the fault may
+        as well be its own.
         """
-        if is_linked and accused not in self._accused:
+        if not is_likely and accused not in self._accused:
             self._accused.add(accused)
             return worker
         return accused

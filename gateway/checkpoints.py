@@ -135,6 +135,13 @@ class Checkpoints:
                 held.num_bytes -= freed
                 self.num_bytes -= freed
 
+    def forget(self, session: SessionId, block: int) -> None:
+        """Forget the inputs of one block, which turned out to be worth nothing."""
+        held = self._sessions[session]
+        freed = sum(len(stretch.payload) for stretch in held.blocks.pop(block, ()))
+        held.num_bytes -= freed
+        self.num_bytes -= freed
+
     def held(self, session: SessionId, block: int) -> int:
         """How many inputs of a block are held, counted from position 0."""
         stretches = self._sessions[session].blocks.get(block)

@@ -59,7 +59,11 @@ class SwarmGenerator:
                 for token in await generation.advance():
                     if is_first:
                         self._means.metrics.cached_tokens.inc(generation.num_reused)
-                        token = replace(token, cached_tokens=generation.num_reused)
+                        token = replace(
+                            token,
+                            cached_tokens=generation.num_reused,
+                            prompt_logprobs=generation.prompt_logprobs,
+                        )
                         is_first = False
                     yield token
         finally:

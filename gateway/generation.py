@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from gateway.actions import Action, Emit, EmitScores, Send
 from gateway.blame import Blame
 from gateway.checkpoints import Checkpoints, Stretch
 from gateway.contexts import Contexts
@@ -17,10 +18,10 @@ from gateway.links import Links
 from gateway.metrics import GatewayMetrics
 from gateway.patience import Patience
 from gateway.prefixes import KnownPrefixes, page_keys
-from gateway.session import Action, Emit, Send, Session
+from gateway.scout import Scout
+from gateway.session import Session
 from shared.errors import GenerationFailed, NoRoute, PeerUnreachable, ProtocolError, RefusalCode
-from shared.routing import plan_route
-from shared.swarm import Hop, ModelSpec, PeerId, Route, SessionId, Span
+from shared.swarm import Hop, ModelSpec, PeerId, Route, SessionId
 from shared.wire.codec import Frame, pack_ids
 from shared.wire.messages import (
     MAX_GATHERED_TOKENS,
@@ -30,16 +31,15 @@ from shared.wire.messages import (
     PayloadDtype,
     Refused,
     Sampling,
+    Scores,
     Step,
+    TokenLogprobs,
     Tokens,
     WireDtype,
     row_bytes,
 )
 
 log = structlog.get_logger()
-
-SEEK_SECONDS = 1.0
-"""Time between two searches for workers that could shadow a hop."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ class Generation:
         made: tuple[int, ...] = (),
     ) -> None:
         limits = means.limits
+        # what was made before came with the scores
+        is_scored = sampling.num_prompt_logprobs is not None and not made
         self._id = SessionId(os.urandom(16))
         self._spec = means.spec
         self._links = means.links
@@ -97,20 +99,24 @@ class Generation:
             held=self._held,
             propose=PromptLookup(limits.guess_tokens).propose,
             made=made,
+            num_scored=len(prompt) if is_scored else 0,
         )
         self._contexts = Contexts(sampling, prompt)
+        self._scores: list[TokenLogprobs] = []
         self._inbox = means.links.open_inbox(self._id)
         self._checkpoints.open(self._id)
         self._touched: set[PeerId] = set()
         self._blame = Blame()
+        self._scout = Scout(means.spec, means.links, self._blame)
         self._patience = Patience(
             limits.step_timeout_seconds, limits.recovery_timeout_seconds, time.monotonic()
         )
-        self._seekers: dict[Hop, asyncio.Task[None]] = {}
+        self._seekers: dict[Hop, asyncio.Task[Route]] = {}
         self._last_refusal = ""
         self._salt = salt
-        # at least one token has to run, or there would be nothing to sample from
-        self._page_keys = page_keys(salt, self._session.tokens[:-1])
+        # at least one token has to run, or there would be nothing to sample from, and all that is
+        # scored has to
+        self._page_keys = () if is_scored else page_keys(salt, self._session.tokens[:-1])
         self._reused = 0
         self._log = log.bind(session=self._id.hex()[:8])
 
@@ -123,6 +129,11 @@ class Generation:
     def num_reused(self) -> int:
         """How many of the prompt's first tokens some worker did not have to run again."""
         return self._reused
+
+    @property
+    def prompt_logprobs(self) -> tuple[TokenLogprobs, ...]:
+        """Those of the prompt's tokens but the first, where asked for; whole when a token is."""
+        return tuple(self._scores)
 
     async def advance(self) -> list[Token]:
         """Wait for something to happen; the tokens it brought, possibly none.
@@ -196,27 +207,18 @@ class Generation:
             self._log.warning("step_timed_out", worker=suspect)
             self._links.blame(suspect)
             return self._lose(suspect)
-        if self._can_do_without(suspect):
+        if self._scout.can_do_without(suspect, self._session.route):
             self._log.info("step_is_slow", worker=suspect)
             return self._lose(suspect)
         self._patience.no_others()
         return []
-
-    def _can_do_without(self, worker: PeerId) -> bool:
-        spans = [hop.span for hop in self._session.route if hop.worker == worker]
-        try:
-            for span in spans:
-                self._plan(span, avoid={worker})
-        except NoRoute:
-            return False
-        return True
 
     async def _close_gaps(self) -> bool:
         """Try to find workers for a gap; whether that went well or is worth trying again now."""
         gap = self._session.gaps[0]
         stand_ins = self._session.stand_ins(gap)
         try:
-            hops = stand_ins or self._plan(gap)
+            hops = stand_ins or self._scout.find(gap)
         except NoRoute:
             if not self._touched:
                 raise
@@ -244,20 +246,6 @@ class Generation:
         self._reused = max(self._reused, reused)
         return reused
 
-    def _plan(self, gap: Span, *, avoid: set[PeerId] | None = None) -> Route:
-        view = {
-            worker: announcement
-            for worker, announcement in self._links.watcher.view.items()
-            if announcement.num_blocks == self._spec.num_blocks
-            and not self._links.is_leaving(worker)
-        }
-        return plan_route(
-            view,
-            gap,
-            avoid=self._blame.avoided(time.monotonic()) | self._links.avoided() | (avoid or set()),
-            load={worker: status.sessions for worker, status in self._links.statuses.items()},
-        )
-
     def _seek_shadows(self) -> None:
         """Look for workers to shadow the hops that are about to leave, or all that have none."""
         session = self._session
@@ -268,37 +256,28 @@ class Generation:
             if shadow := session.shadow_of(hop):
                 shadow.takes_over |= is_leaving
             elif (is_leaving or self._limits.has_standbys) and self._can_shadow(hop):
-                self._seekers[hop] = asyncio.create_task(self._seek_shadow(hop))
+                self._seek(hop)
+
+    def _seek(self, hop: Hop) -> None:
+        """Off the path of the tokens: a dial may take seconds."""
+        seeking = asyncio.create_task(self._scout.seek_beside(hop, self._session.workers))
+        seeking.add_done_callback(
+            lambda done: done.cancelled() or self._inbox.put(ShadowsFound(hop, done.result()))
+        )
+        self._seekers[hop] = seeking
 
     def _can_shadow(self, hop: Hop) -> bool:
         """Whether the hop's inputs are held, and nobody seeks yet."""
         held = self._held(hop.span.start) + MAX_GATHERED_TOKENS
         return hop not in self._seekers and 0 < self._session.confirmed <= held
 
-    async def _seek_shadow(self, hop: Hop) -> None:
-        """Off the path of the tokens: a dial may take seconds."""
-        try:
-            hops = self._plan_beside(hop)
-            await self._links.prepare(hops)
-        except (NoRoute, PeerUnreachable) as error:
-            self._log.debug("no_shadow", span=str(hop.span), error=str(error))
-            await asyncio.sleep(SEEK_SECONDS)
-            hops = ()
-        self._inbox.put(ShadowsFound(hop, hops))
-
-    def _plan_beside(self, hop: Hop) -> Route:
-        """Workers for the span of a hop: if possible none of those that serve the session."""
-        try:
-            return self._plan(hop.span, avoid=self._session.workers)
-        except NoRoute:
-            return self._plan(hop.span, avoid={hop.worker})
-
     def _handle(self, event: Event) -> list[Action]:
         match event:
             case FrameArrived(worker=worker, frame=frame) if worker in self._touched:
                 return self._hear(worker, frame)
             case WorkerLost(worker=worker):
-                return self._lose(worker)
+                # not avoided: it is out of the view until it announces itself anew
+                return self._lose(worker, is_avoided=False)
             case ShadowsFound(hop=hop, hops=hops):
                 del self._seekers[hop]
                 if hops:
@@ -313,6 +292,8 @@ class Generation:
         match frame.message:
             case Tokens() as m:
                 return self._take(worker, m)
+            case Scores() as m:
+                return self._take_scores(worker, m)
             case Filled() as m:
                 return self._session.filled(worker, m.epoch, m.block, m.position)
             case Checkpoint() as m:
@@ -335,6 +316,12 @@ class Generation:
         self._checkpoints.truncate(self._id, session.confirmed)
         return actions
 
+    def _take_scores(self, worker: PeerId, scores: Scores) -> list[Action]:
+        if not self._contexts.is_scored(scores, self._spec.vocab_size):
+            self._log.warning("scores_make_no_sense", worker=worker)
+            return self._lose(worker)
+        return self._session.scores_arrived(worker, scores.epoch, scores.position, scores.logprobs)
+
     def _refused(self, worker: PeerId, refused: Refused) -> list[Action]:
         self._log.info("step_refused", worker=worker, reason=refused.reason, detail=refused.detail)
         self._has_less(worker, refused)
@@ -343,16 +330,18 @@ class Generation:
         actions = self._session.refused(
             worker, refused.epoch, refused.reason, refused.cached, blamed
         )
-        self._avoid_if_lost(blamed, refused.reason)
+        self._note_loss(blamed, refused.reason)
         return actions
 
     def _to_blame(self, worker: PeerId, refused: Refused) -> PeerId:
         """Whom a refusal speaks against."""
-        accused = refused.lost
-        if refused.reason != "next_unreachable" or not self._session.is_next(worker, accused):
-            return worker
-        is_linked = accused in self._links.linked()
-        return self._blame.of_unreachable(worker, accused, is_linked=is_linked)
+        if refused.reason == "bad_inputs" and (before := self._session.before(worker)):
+            self._checkpoints.forget(self._id, before.span.end)
+            return self._blame.between(worker, before.worker, is_likely=False)
+        if refused.reason == "next_unreachable" and self._session.is_next(worker, refused.lost):
+            is_likely = refused.lost not in self._links.linked()
+            return self._blame.between(worker, refused.lost, is_likely=is_likely)
+        return worker
 
     def _has_less(self, worker: PeerId, refused: Refused) -> None:
         """A hop that has less of the prefix than we thought: the others' part is worth nothing."""
@@ -387,16 +376,19 @@ class Generation:
             self._checkpoints.add(self._id, message.block, part)
         return session.feed_shadows() if session.is_shadowed else []
 
-    def _lose(self, worker: PeerId) -> list[Action]:
+    def _lose(self, worker: PeerId, *, is_avoided: bool = True) -> list[Action]:
         actions = self._session.worker_lost(worker)
-        self._avoid_if_lost(worker)
+        self._note_loss(worker, is_avoided=is_avoided)
         return actions
 
-    def _avoid_if_lost(self, worker: PeerId, reason: RefusalCode | None = None) -> None:
+    def _note_loss(
+        self, worker: PeerId, reason: RefusalCode | None = None, *, is_avoided: bool = True
+    ) -> None:
         if self._session.is_lost(worker):
             now = time.monotonic()
             self._patience.lost(now)
-            self._blame.avoid(worker, reason, now)
+            if is_avoided:
+                self._blame.avoid(worker, reason, now)
 
     def _release(self) -> None:
         """Free the session on workers that have no part in it any more."""
@@ -414,6 +406,8 @@ class Generation:
                     fresh.extend(map(Token, token_ids))
                 case Emit(token_ids=token_ids, logprobs=logprobs):
                     fresh.extend(map(Token, token_ids, logprobs))
+                case EmitScores(logprobs=logprobs):
+                    self._scores.extend(logprobs)
                 case Send():
                     self._send(action)
         self._metrics.tokens.inc(len(fresh))
@@ -432,7 +426,12 @@ class Generation:
 
     def _step(self, send: Send, dtype: PayloadDtype) -> Step:
         end = send.position + send.count
-        context = self._contexts.context(self._session.tokens, send.guesses) if send.sample else b""
+        scored = range(send.position + 1, send.position + 1 + send.scored)
+        context = (
+            self._contexts.context(self._session.tokens, send.guesses, scored)
+            if send.sample or scored
+            else b""
+        )
         return Step(
             session=self._id,
             epoch=send.epoch,

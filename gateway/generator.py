@@ -11,12 +11,14 @@ from shared.wire.messages import Sampling, TokenLogprobs
 class Token:
     """One token of an answer; `logprobs` where `Sampling.num_logprobs` asks for them.
 
-    The first tells how many of the prompt's tokens workers still had from another generation.
+    The first tells how many of the prompt's tokens workers still had from another generation, and
+    how likely each of them but the first was where `Sampling.num_prompt_logprobs` asks for that.
     """
 
     token_id: int
     logprobs: TokenLogprobs | None = None
     cached_tokens: int = 0
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class Generator(Protocol):

@@ -21,6 +21,7 @@ from shared.wire.messages import (
     Introduce,
     Message,
     Refused,
+    Scores,
     Status,
     Step,
     Tokens,
@@ -194,7 +195,7 @@ class Links:
         match frame.message:
             case Status() as status:
                 self._heard_status(link.peer, status)
-            case Tokens() | Filled() | Checkpoint() | Refused() as message:
+            case Tokens() | Scores() | Filled() | Checkpoint() | Refused() as message:
                 if inbox := self._inboxes.get(SessionId(message.session)):
                     inbox.put(FrameArrived(link.peer, frame))
             case Step() | Close() | Introduce() | _ as message:

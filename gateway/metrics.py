@@ -42,6 +42,10 @@ class GatewayMetrics:
         self.dropped_copies = self._counter(
             "dropped_copies", "Checkpoint copies dropped because too many waited."
         )
+        self.store_failures = self._counter(
+            "resume_store_failures", "Calls to the resume store that failed."
+        )
+        self.resumed = self._counter("resumed_answers", "Answers that a client came back for.")
         self.requests = Counter(
             "brigade_gateway_http_requests",
             "Requests answered, by the template of their route and by status; 499 stands for a "

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import structlog
 import uvicorn
 
 from gateway.admission import Admission
@@ -20,8 +21,12 @@ from gateway.generate import SwarmGenerator
 from gateway.generation import Limits
 from gateway.links import Links
 from gateway.metrics import GatewayMetrics
+from gateway.redis_store import open_store
+from gateway.resume import Archive
 from gateway.services import Services
 from gateway.settings import GatewaySettings
+from gateway.steady_store import SteadyStore
+from gateway.store import Store, StoreError
 from gateway.text import ChatText
 from shared.discovery.kademlia import KademliaDirectory
 from shared.discovery.multiaddrs import tcp_address
@@ -32,6 +37,8 @@ from shared.model_files import locate, name_of, read_spec
 from shared.state_file import write_state
 from shared.swarm import ModelSpec, topic_of
 
+log = structlog.get_logger()
+
 
 def live(settings: GatewaySettings) -> None:
     """Serve HTTP until told to stop. Raises ConfigError or ModelError."""
@@ -41,6 +48,7 @@ def live(settings: GatewaySettings) -> None:
 
 
 async def _serve(settings: GatewaySettings, spec: ModelSpec, model_directory: Path) -> None:
+    store = open_store(settings.resume_store, max_bytes=settings.resume_bytes)
     text = ChatText.load(model_directory)
     listener = _listen(settings)
     loop = asyncio.get_running_loop()
@@ -51,7 +59,10 @@ async def _serve(settings: GatewaySettings, spec: ModelSpec, model_directory: Pa
     checkpoints = Checkpoints(settings.checkpoint_bytes)
     admission = Admission(max_streams=settings.max_streams, max_waiting=settings.max_queue)
     metrics = GatewayMetrics()
-    async with _swarm(settings, spec) as (links, peers):
+    async with (
+        _archive(settings, store, metrics) as archive,
+        _swarm(settings, spec) as (links, peers),
+    ):
         metrics.watch_parts(checkpoints, admission, lambda: len(links.watcher.view))
         services = Services(
             spec=spec,
@@ -59,6 +70,7 @@ async def _serve(settings: GatewaySettings, spec: ModelSpec, model_directory: Pa
             generator=SwarmGenerator(spec, links, checkpoints, _limits(settings), metrics),
             admission=admission,
             metrics=metrics,
+            archive=archive,
             snapshot=lambda: _snapshot(spec, links, peers),
             is_ready=lambda: readiness(_snapshot(spec, links, peers)),
             created=int((model_directory / "config.json").stat().st_mtime),
@@ -75,6 +87,26 @@ async def _serve(settings: GatewaySettings, spec: ModelSpec, model_directory: Pa
         )
         _say_ready(settings, listener, links)
         await server.serve(sockets=[listener])
+
+
+@asynccontextmanager
+async def _archive(
+    settings: GatewaySettings, store: Store, metrics: GatewayMetrics
+) -> AsyncGenerator[Archive]:
+    """Where answers are kept. A store that is away is waited for while everything else runs."""
+    try:
+        await store.check()
+    except StoreError as error:
+        log.warning(
+            "resume_store_unreachable",
+            reason=str(error),
+            effect="requests with x-resumable get 503 until it answers; others are served",
+        )
+    archive = Archive(SteadyStore(store, metrics), seconds=settings.resume_seconds)
+    try:
+        yield archive
+    finally:
+        await archive.close()
 
 
 @asynccontextmanager

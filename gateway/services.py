@@ -7,10 +7,18 @@ from typing import Any
 from gateway.admission import Admission
 from gateway.generator import Generator
 from gateway.metrics import GatewayMetrics
+from gateway.resume import Archive
+from gateway.store import MemoryStore
 from gateway.text import ChatText
 from shared.swarm import ModelSpec
 
 MAX_BODY_BYTES = 8 << 20
+ARCHIVE_BYTES = 256 << 20
+ARCHIVE_SECONDS = 3600.0
+
+
+def _archive() -> Archive:
+    return Archive(MemoryStore(ARCHIVE_BYTES), seconds=ARCHIVE_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,7 @@ class Services:
     is_ready: Callable[[], bool | str]
     created: int
     metrics: GatewayMetrics = field(default_factory=GatewayMetrics)
+    archive: Archive = field(default_factory=_archive)
     max_body_bytes: int = MAX_BODY_BYTES
     allowed_origins: tuple[str, ...] = ("*",)
     hold_seconds: float = 10.0

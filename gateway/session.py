@@ -6,6 +6,9 @@ session is one whose whole route is lost; a worker that vanishes leaves a gap; b
 upstream whose inputs are held, at worst from the token ids at block 0, and the unanswered step is
 sent again. Hops that rewind only run again what they have run before.
 
+A text may have to be scored: how likely was each of its own tokens? The step that is unanswered
+then begins where the scores that came end, so that a loss costs none of them.
+
 A hop may be shadowed: other workers are fed its inputs while it serves on. They take its place
 between two steps, when it is to leave, or at once, when it is lost.
 
@@ -14,9 +17,10 @@ believed dead cannot disturb those who took over. So does each shadow, for itsel
 """
 
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
+from gateway.actions import Action, Emit, EmitScores, Send
 from gateway.guesses import Guesses, Propose
 from gateway.shadows import Shadow
 from shared.errors import RefusalCode
@@ -31,39 +35,12 @@ MAX_FILL_CHUNKS = 8
 what a link must hold."""
 
 
-@dataclass(frozen=True)
-class Send:
-    """Run inputs `[position, position + count)` of the first hop's block through `hops`.
-
-    With `sample`, tokens are wanted after the last input that is no guess and after each of the
-    `guesses`, which are the last of the inputs.
-    """
-
-    hops: Route
-    epoch: int
-    position: int
-    count: int
-    sample: bool = False
-    acknowledge: bool = False
-    guesses: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Emit:
-    """Token ids the client has not seen yet, and their logprobs if they came with any."""
-
-    token_ids: tuple[int, ...]
-    logprobs: tuple[TokenLogprobs, ...] = ()
-
-
-Action = Send | Emit
-
-
 class Session:
     """One generation's state. `num_advances` grows whenever something moved it on.
 
     `prompt` is followed by the tokens `made` before, if the generation is resumed. `held(block)`
-    says how many inputs of a block are checkpointed; `propose(tokens)` what may follow them.
+    says how many inputs of a block are checkpointed; `propose(tokens)` what may follow them. The
+    first `num_scored` tokens are scored before any is made.
     """
 
     def __init__(
@@ -77,6 +54,7 @@ class Session:
         held: Callable[[int], int],
         propose: Propose = lambda tokens: (),
         made: Sequence[int] = (),
+        num_scored: int = 0,
     ) -> None:
         self.tokens = [*prompt, *made]
         self.route: Route = ()
@@ -89,6 +67,7 @@ class Session:
         self.num_moves = 0
         self._stop_ids = stop_ids
         self._max_length = len(prompt) + max_tokens
+        self._num_scored = num_scored
         self._chunk_tokens = chunk_tokens
         self._held = held
         self._unanswered = 0
@@ -130,6 +109,10 @@ class Session:
         """Whether `other` follows `worker` on the route."""
         return any(a.worker == worker and b.worker == other for a, b in pairwise(self.route))
 
+    def before(self, worker: PeerId) -> Hop | None:
+        """The hop whose outputs are this worker's inputs."""
+        return next((a for a, b in pairwise(self.route) if b.worker == worker), None)
+
     def is_lost(self, worker: PeerId) -> bool:
         """Whether a hop of this worker lies in a gap."""
         return any(hop.worker == worker and self._is_in_gap(hop) for hop in self.route)
@@ -152,10 +135,12 @@ class Session:
         """Other workers take over a gap. Nothing is sent before the last gap is closed.
 
         The first `reused` positions, fewer than there are tokens, should be in their caches
-        already, kept from another session; a hop that has fewer will refuse and be refilled.
+        already, kept from another session; a hop that has fewer will refuse and be refilled. What
+        is scored has to run, so none are then.
         """
         if not self.route:
             self._unanswered = reused
+        assert not (reused and self._num_scored)
         assert gap in self.gaps
         assert tiles(hops, gap)
         known = {hop: s.filled for s in self._shadows.values() for hop in s.hops}
@@ -200,7 +185,7 @@ class Session:
         """The last hop sampled. Answers from routes or for positions left behind change nothing."""
         if self.is_over or epoch != self.epoch or position != len(self.tokens):
             return []
-        if not self.route or worker != self.route[-1].worker:
+        if self._is_not_last(worker) or self._owes_scores:
             return []
         self.num_advances += 1
         fresh = self._take(self.guesses.judge(token_ids))
@@ -213,6 +198,21 @@ class Session:
         if self.is_over or self.gaps:
             return [emit]
         return [*self._go_on(), emit]
+
+    def scores_arrived(
+        self, worker: PeerId, epoch: int, position: int, logprobs: tuple[TokenLogprobs, ...]
+    ) -> list[Action]:
+        """The last hop scored the tokens of the text at `position` and after it."""
+        is_next = self._owes_scores and position == self._unanswered + 1
+        end = position + len(logprobs)
+        if not is_next or epoch != self.epoch or self._is_not_last(worker):
+            return []
+        if end > self._num_scored:
+            return []
+        self.num_advances += 1
+        self._unanswered = end - 1
+        self._filled = {hop: max(n, self._unanswered) for hop, n in self._filled.items()}
+        return [EmitScores(logprobs)]
 
     def filled(self, worker: PeerId, epoch: int, block: int, position: int) -> list[Action]:
         """A refill reached the end of its hops."""
@@ -249,7 +249,7 @@ class Session:
         self._drop_shadows(worker)
         if epoch != self.epoch or all(hop.worker != worker for hop in self.route):
             return self._go_on_without()
-        if reason == "next_unreachable":
+        if reason in ("next_unreachable", "bad_inputs"):
             return self.worker_lost(lost)
         refusals = self._gap_refusals[worker] = self._gap_refusals.get(worker, 0) + 1
         if reason != "position_gap" or refusals > MAX_GAP_REFUSALS:
@@ -271,6 +271,14 @@ class Session:
     @property
     def _most_filled(self) -> int:
         return MAX_FILL_CHUNKS * self._chunk_tokens
+
+    @property
+    def _owes_scores(self) -> bool:
+        """Whether the scores of some tokens have not come yet."""
+        return self._unanswered + 1 < self._num_scored
+
+    def _is_not_last(self, worker: PeerId) -> bool:
+        return not self.route or worker != self.route[-1].worker
 
     def _is_in_gap(self, hop: Hop) -> bool:
         return any(gap.covers(hop.span) for gap in self.gaps)
@@ -408,6 +416,18 @@ class Session:
             count = min(self._chunk_tokens, end - position)
             is_last = position + count == end
             sends.append(
-                Send(hops, epoch, position, count, sample and is_last, acknowledge and is_last)
+                Send(
+                    hops,
+                    epoch,
+                    position,
+                    count,
+                    sample and is_last,
+                    acknowledge and is_last,
+                    scored=self._scored(position, position + count) if sample else 0,
+                )
             )
         return sends
+
+    def _scored(self, start: int, end: int) -> int:
+        """How many of the tokens that follow inputs `[start, end)` are to be scored."""
+        return max(0, min(end, self._num_scored - 1) - start)

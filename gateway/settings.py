@@ -55,6 +55,20 @@ class GatewaySettings(BaseSettings):
     standby: bool = Field(
         False, description="feed each span of a stream to a second worker too, for instant failover"
     )
+    resume_store: str = Field(
+        "",
+        description="redis:// or valkey:// URL that replicas keep resumable answers in; empty = "
+        "memory",
+    )
+    resume_seconds: float = Field(
+        3600.0,
+        ge=60,
+        le=7 * 86400,
+        description="how long an answer can be come back for, and its Idempotency-Key holds",
+    )
+    resume_bytes: int = Field(
+        256 << 20, ge=1 << 20, description="memory for resumable answers without a resume store"
+    )
     dht_port: int = Field(0, ge=0, le=65535, description="TCP port of discovery; 0 = any free")
     log_level: LogLevel = Field("info", description="least urgent events to log")
     log_format: LogFormat = Field("console", description="for people or for machines")

@@ -22,6 +22,7 @@ RefusalCode = Literal[
     "draining",  # the worker is leaving and takes no new session
     "next_unreachable",  # the hop after this one cannot be reached; `lost` names it
     "bad_step",  # the step does not fit this worker's model or span
+    "bad_inputs",  # the hidden states are not finite: what came before is at fault
     "engine_failed",  # the computation itself failed
     "no_grammars",  # this worker cannot follow grammars; another one may
     "bad_sampling",  # what is asked of the choice of tokens cannot be done by any worker

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -90,6 +90,7 @@ class FakeGenerator:
     failure: Exception | None = None
     logprobs: Mapping[int, TokenLogprobs] = field(default_factory=dict[int, TokenLogprobs])
     cached_tokens: int = 0
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     pauses: Mapping[int, asyncio.Event] = field(default_factory=dict[int, asyncio.Event])
     calls: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     started: asyncio.Event = field(default_factory=asyncio.Event)
@@ -102,15 +103,25 @@ class FakeGenerator:
         sampling: Sampling,
         max_tokens: int,
         stop_ids: frozenset[int],
+        tenant: str = "",
+        made: tuple[int, ...] = (),
     ) -> AsyncGenerator[Token, None]:
         """See gateway.generator.Generator."""
-        self.calls.append({"prompt": prompt, "sampling": sampling, "max_tokens": max_tokens})
+        call = {"prompt": prompt, "sampling": sampling, "max_tokens": max_tokens, "made": made}
+        self.calls.append(call)
         self.started.set()
         try:
-            for index, token_id in enumerate(self.token_ids[:max_tokens]):
+            said = list(enumerate(self.token_ids[:max_tokens]))
+            for index, token_id in said[len(made) :]:
                 await self._pause(index)
-                cached_tokens = 0 if index else self.cached_tokens
-                yield Token(token_id, self.logprobs.get(token_id), cached_tokens)
+                token = Token(token_id, self.logprobs.get(token_id))
+                if index == len(made):
+                    token = replace(
+                        token,
+                        cached_tokens=self.cached_tokens,
+                        prompt_logprobs=self.prompt_logprobs,
+                    )
+                yield token
             await self._pause(len(self.token_ids))
             if self.failure is not None:
                 raise self.failure

@@ -3,13 +3,16 @@
 Everything is as in separate processes, links included, but for discovery, which is in memory.
 """
 
+import asyncio
+import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from websockets.asyncio.server import serve
 
 from gateway.checkpoints import Checkpoints
@@ -55,21 +58,39 @@ class InProcessSwarm:
     servers: list[WorkerServer]
     links: Links
     metrics: GatewayMetrics
+    announce: Callable[[int], Awaitable[None]]
 
     async def greedy(self, prompt: Sequence[int], tokens: int, **options: Any) -> list[int]:
         """Greedy token ids."""
         return [token.token_id for token in await self.tokens(prompt, tokens, **options)]
 
-    async def tokens(self, prompt: Sequence[int], tokens: int, **options: Any) -> list[Token]:
+    async def tokens(
+        self,
+        prompt: Sequence[int],
+        tokens: int,
+        *,
+        num_prompt_logprobs: int | None = None,
+        **options: Any,
+    ) -> list[Token]:
         """Greedy tokens, with what comes beside them."""
         made = self.generator.generate(
             tuple(prompt),
-            sampling=Sampling(temperature=0),
+            sampling=Sampling(temperature=0, num_prompt_logprobs=num_prompt_logprobs),
             max_tokens=tokens,
             stop_ids=frozenset(),
             **options,
         )
         return [token async for token in made]
+
+    async def crash(self, index: int) -> None:
+        """Cut a worker's links and take all its sessions from it; it is back at once, empty."""
+        server = self.servers[index]
+        for link in server.pool.open_links():
+            link._socket.transport.abort()
+        self.engines[index].free(server.sessions.expire(math.inf))
+        while server.pool.identity.peer in self.links.watcher.view:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await self.announce(index)
 
     def take_counts(self) -> list[int]:
         """Tokens each worker was given since the last call."""
@@ -97,6 +118,7 @@ async def swarm(
     phone_book = MemoryDirectory(time.monotonic)
     engines: list[CountingEngine] = []
     servers: list[WorkerServer] = []
+    announcements: list[Announcement] = []
     async with AsyncExitStack() as stack:
         for span in map(Span.parse, spans):
             model = load_span(directory, span)
@@ -130,14 +152,24 @@ async def swarm(
                 issued_at=time.time(),
                 lease_seconds=100,
             )
-            await phone_book.announce(announcement.topic, sign_announcement(identity, announcement))
+            announcements.append(announcement)
             engines.append(engine)
             servers.append(server)
         watcher = Watcher(phone_book, topic_of(SWARM, spec.name, spec.revision))
-        await watcher.refresh()
+
+        async def announce(index: int) -> None:
+            fresh = msgspec.structs.replace(
+                announcements[index], sequence=time.time_ns(), issued_at=time.time()
+            )
+            signed = sign_announcement(servers[index].pool.identity, fresh)
+            await phone_book.announce(fresh.topic, signed)
+            await watcher.refresh()
+
+        for index in range(len(servers)):
+            await announce(index)
         links = Links(Identity.create(), SWARM, watcher)
         stack.push_async_callback(links.close)
         limits = Limits(chunk_tokens, guess_tokens, 30, 30, wire_dtype, has_standbys)
         metrics = GatewayMetrics()
         generator = SwarmGenerator(spec, links, Checkpoints(checkpoint_bytes), limits, metrics)
-        yield InProcessSwarm(spec, generator, engines, servers, links, metrics)
+        yield InProcessSwarm(spec, generator, engines, servers, links, metrics, announce)

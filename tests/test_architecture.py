@@ -25,6 +25,7 @@ TORCH_MODULES = (
             "pruning",
             "quantization",
             "scores",
+            "scoring",
             "selftest",
             "span_model",
             "tensors",

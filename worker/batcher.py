@@ -1,7 +1,8 @@
 """Which waiting steps run together. Pure.
 
 Whatever waits for the same blocks shares a forward: decode steps first, so that running streams
-never wait for a prompt, then prefill under a token budget. A session's steps keep their order.
+never wait for a prompt, then prefill under a token budget. A session's steps keep their order. Of
+the prompts that are scored one runs at a time, as each of their tokens brings logits along.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ class Waiting(Protocol):
     def key(self) -> PartKey: ...
     @property
     def count(self) -> int: ...
+    @property
+    def is_scored(self) -> bool: ...
 
 
 Step = TypeVar("Step", bound=Waiting)
@@ -36,10 +39,15 @@ def choose(waiting: Sequence[Step], token_budget: int) -> list[Step]:
     tokens = len(decodes)
     batch = list(decodes)
     for step in ready:
-        if step.count > 1 and (tokens + step.count <= token_budget or len(batch) == len(decodes)):
+        fits = tokens + step.count <= token_budget or len(batch) == len(decodes)
+        if step.count > 1 and fits and not (step.is_scored and _scores(batch)):
             batch.append(step)
             tokens += step.count
     return batch
+
+
+def _scores(batch: Sequence[Waiting]) -> bool:
+    return any(step.is_scored and step.count > 1 for step in batch)
 
 
 def _first_of_each_session(waiting: Sequence[Step], span: Span) -> list[Step]:

@@ -6,7 +6,7 @@ Callbacks run on the engine's thread; the server passes them on to its event loo
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
@@ -18,19 +18,17 @@ from shared.wire.messages import PayloadDtype, SamplingContext, TokenLogprobs, W
 from worker.batcher import choose
 from worker.grammar import Grammars
 from worker.kv_cache import KvCache, Segment
+from worker.linger import patience
 from worker.metrics import WorkerMetrics
 from worker.parts import PartKey
 from worker.sampling import logprobs, sample
+from worker.scoring import followers, rows_wanted, score
 from worker.span_model import SpanModel
 from worker.tensors import encode_int8, from_payload, name_of, to_payload
 from worker.wants import Want, bent, wants_of
 
 log = structlog.get_logger()
 
-LINGER_SHARE = 0.1
-"""Most of a decode step's time that a batch waits for more steps to join it."""
-QUIET_SECONDS = 0.001
-"""Silence after which no more are expected."""
 SMOOTHING = 0.1
 """Weight of the newest measurement in the running mean of a decode step's seconds."""
 SLOWEST_HALF_LIFE_SECONDS = 15.0
@@ -39,12 +37,13 @@ SLOWEST_HALF_LIFE_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step came to: hidden states to push on, or the tokens asked for."""
+    """What a step came to: hidden states to push on, or the tokens and scores asked for."""
 
     payload: bytes = b""
     dtype: PayloadDtype = "float32"
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    scores: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,20 @@ class Work:
     on_failed: Callable[[StepRefused], object]
     wire_dtype: WireDtype = "model"
 
+    @property
+    def is_scored(self) -> bool:
+        """Whether tokens of the text itself are scored."""
+        return self.context.scoring is not None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a step asks of its logits: tokens to choose, and how likely those are that `followers`
+    names, the first of which follows its first input."""
+
+    wants: list[Want]
+    followers: list[int]
+
 
 class Engine:
     """Runs steps in batches on a thread of its own."""
@@ -82,6 +95,7 @@ class Engine:
         cache: KvCache | None = None,
     ) -> None:
         self.decode_seconds = 0.0
+        self._lost_seconds = 0.0
         self._slowest = (0.0, 0.0)
         self.metrics = WorkerMetrics()
         self._model = model
@@ -197,17 +211,17 @@ class Engine:
             return batch
 
     def _linger(self) -> None:
-        """Give steps that are about to arrive the chance to share this batch.
-
-        The tokens of one batch come back as steps one by one, and without a moment's patience the
-        first of them would run alone. With a single session nothing is waited for.
-        """
-        if not self._model.batches:
-            return
-        deadline = time.perf_counter() + LINGER_SHARE * self.decode_seconds
-        while 0 < len(self._waiting) < self._cache.num_parts and not self._is_stopping:
+        """Give steps that are about to arrive the chance to share this batch."""
+        started = time.perf_counter()
+        while self._model.batches and self._waiting and not self._is_stopping:
             num_waiting = len(self._waiting)
-            left = min(QUIET_SECONDS, deadline - time.perf_counter())
+            most, quiet = patience(
+                num_waiting,
+                self._cache.num_parts,
+                decode_seconds=self.decode_seconds,
+                lost_seconds=self._lost_seconds,
+            )
+            left = min(quiet, started + most - time.perf_counter())
             if left <= 0:
                 return
             self._condition.wait(left)
@@ -215,19 +229,19 @@ class Engine:
                 return
 
     def _run_batch(self, batch: list[Work]) -> None:
-        runnable: list[tuple[Work, Tensor, list[Want], Segment]] = []
+        runnable: list[tuple[Work, Tensor, Asked, Segment]] = []
         for work in batch:
             try:
-                inputs, wants = self._inputs_of(work), self._wants_of(work)
+                inputs, asked = self._inputs_of(work), self._asked_of(work)
                 segment = self._cache.segment(work.key, work.position, work.count, work.pages)
-                runnable.append((work, inputs, wants, segment))
+                runnable.append((work, inputs, asked, segment))
             except StepRefused as error:
                 work.on_failed(error)
             except ProtocolError as error:
                 work.on_failed(StepRefused("bad_step", str(error)))
         if not runnable:
             return
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.thread_time()
         try:
             outcomes = self._forward(*map(list, zip(*runnable, strict=True)))
         except StepRefused as error:  # a batch of one: its cache cannot be rewound
@@ -238,7 +252,7 @@ class Engine:
             for work, *_ in runnable:
                 work.on_failed(StepRefused("engine_failed", type(error).__name__))
             return
-        self._measure(batch, time.perf_counter() - started)
+        self._measure(batch, time.perf_counter() - started, time.thread_time() - used)
         for (work, *_), outcome in zip(runnable, outcomes, strict=True):
             if isinstance(outcome, StepRefused):
                 work.on_failed(outcome)
@@ -251,36 +265,41 @@ class Engine:
             raise StepRefused("engine_failed", "an earlier step of the session failed")
         if work.key[1].start > 0:
             shape = (work.count, self._model.hidden_size)
-            return from_payload(work.payload, work.dtype, shape)
+            hidden = from_payload(work.payload, work.dtype, shape)
+            if not all(end.isfinite() for end in hidden.aminmax()):
+                raise StepRefused("bad_inputs", "the hidden states are not finite")
+            return hidden
         ids = from_payload(work.payload, work.dtype, (work.count,))
         # checked here because an index outside the embedding is fatal to a CUDA context
         if int(ids.min()) < 0 or int(ids.max()) >= self._model.vocab_size:
             raise StepRefused("bad_step", f"token ids must be below {self._model.vocab_size}")
         return ids
 
-    def _wants_of(self, work: Work) -> list[Want]:
-        """What the step asks of its tokens. Raises StepRefused when that cannot be had."""
-        if not work.sample:
-            return []
-        return wants_of(work.context, work.sample, self._grammars, self._model.vocab_size)
+    def _asked_of(self, work: Work) -> Asked:
+        """What the step asks for. Raises StepRefused when that cannot be had."""
+        vocab_size = self._model.vocab_size
+        if work.is_scored and work.key[1].end != self._model.num_blocks:
+            raise StepRefused("bad_step", "asks for scores before the last block")
+        wants = wants_of(work.context, work.sample, self._grammars, vocab_size)
+        return Asked(wants, followers(work.context, work.position, work.count, vocab_size))
 
     def _forward(
         self,
         works: list[Work],
         inputs: list[Tensor],
-        wants: list[list[Want]],
+        asked: list[Asked],
         segments: list[Segment],
     ) -> list[Outcome | StepRefused]:
         active = works[0].key[1]
-        keep = _rows_to_sample(works)
+        keep = _rows_to_keep(works, asked)
         out = self._model.run(torch.cat(inputs), segments, active, keep)
         for segment in segments:
             segment.cache.length = segment.end
         if active.end == self._model.num_blocks:
-            return _choose_tokens(wants, out) if keep else [Outcome() for _ in works]
+            return _answers(works, asked, out) if keep else [Outcome() for _ in works]
         return _packed(out, works)
 
-    def _measure(self, batch: list[Work], seconds: float) -> None:
+    def _measure(self, batch: list[Work], seconds: float, processor_seconds: float) -> None:
         counts = [work.count for work in batch]
         self.metrics.ran(counts, sum(len(work.sample) for work in batch), seconds)
         if seconds >= self.slowest_seconds:
@@ -288,6 +307,9 @@ class Engine:
         if all(work.count == 1 for work in batch):
             last = self.decode_seconds or seconds
             self.decode_seconds = last + SMOOTHING * (seconds - last)
+            if self._model.device.type == "cpu":
+                lost = min(seconds - processor_seconds, last)  # more: it was stopped, not slowed
+                self._lost_seconds += SMOOTHING * (lost - self._lost_seconds)
 
 
 def _packed(hidden: Tensor, works: list[Work]) -> list[Outcome | StepRefused]:
@@ -309,14 +331,53 @@ def _packed(hidden: Tensor, works: list[Work]) -> list[Outcome | StepRefused]:
     return outcomes
 
 
-def _rows_to_sample(works: list[Work]) -> list[int]:
+def _rows_to_keep(works: list[Work], asked: list[Asked]) -> list[int]:
     """The rows of the flattened batch whose logits are wanted, in order."""
     rows: list[int] = []
     offset = 0
-    for work in works:
-        rows.extend(offset + position - work.position for position in work.sample)
+    for work, ask in zip(works, asked, strict=True):
+        rows.extend(offset + row for row in _rows_of(work, ask))
         offset += work.count
     return rows
+
+
+def _rows_of(work: Work, asked: Asked) -> list[int]:
+    return rows_wanted(work.position, work.sample, len(asked.followers))
+
+
+def _answers(works: list[Work], asked: list[Asked], logits: Tensor) -> list[Outcome | StepRefused]:
+    """The tokens and scores of each step, whose rows of `logits` follow each other."""
+    wants = [ask.wants for ask in asked]
+    if not any(ask.followers for ask in asked):
+        return _choose_tokens(wants, logits)
+    sampled: list[int] = []
+    starts: list[int] = []
+    start = 0
+    for work, ask in zip(works, asked, strict=True):
+        rows = _rows_of(work, ask)
+        sampled.extend(start + rows.index(position - work.position) for position in work.sample)
+        starts.append(start)
+        start += len(rows)
+    chosen = _choose_tokens(wants, logits[sampled])
+    return [
+        _with_scores(outcome, work, ask, logits[start:])
+        for outcome, work, ask, start in zip(chosen, works, asked, starts, strict=True)
+    ]
+
+
+def _with_scores(
+    outcome: Outcome | StepRefused, work: Work, asked: Asked, logits: Tensor
+) -> Outcome | StepRefused:
+    """The outcome of a step with its scores, for which the first rows of `logits` are."""
+    num_scored = len(asked.followers)
+    if isinstance(outcome, StepRefused) or not num_scored:
+        return outcome
+    try:
+        most = work.context.sampling.num_prompt_logprobs or 0
+        scores = score(logits[:num_scored], asked.followers, most)
+    except StepRefused as error:
+        return error
+    return replace(outcome, scores=scores)
 
 
 def _choose_tokens(wants: list[list[Want]], logits: Tensor) -> list[Outcome | StepRefused]:

@@ -14,7 +14,7 @@ PROBED_ROWS = (1, ROWS)
 PROBED_BYTES = 64 << 20
 """More than caches hold, as a decode step reads its weights from memory."""
 ROUNDS = 5
-SLOWER_AT_MOST = 1.05
+SLOWER_AT_MOST = 1.1
 """How much slower than plain the probe may measure, as two runs of one kernel differ."""
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 """Largest difference from plain weights by dtype, as a share of the largest output."""
@@ -55,10 +55,11 @@ def _agree(packed: _Multiply, plain: _Multiply, inputs: Tensor) -> bool:
 
 
 def _seconds(multiply: Sequence[_Multiply], inputs: Sequence[Tensor]) -> float:
-    started = time.perf_counter()
+    """Processor time, as a machine where a whole swarm is starting is a busy one."""
+    started = time.process_time()
     for each, rows in zip(multiply, inputs, strict=True):
         each(rows)
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def _up_to(num_bytes: int, weights: Sequence[Tensor]) -> list[Tensor]:

@@ -18,7 +18,7 @@ from shared.swarm import Span
 from worker.families import BATCHED, REFUSED, Verdict, refusal
 from worker.kv_cache import Segment, Slab
 from worker.packed_linear import can_pack, pack
-from worker.pruning import prune
+from worker.pruning import drop_unused_embedding, prune
 from worker.shrink import NUM_BLOCKS, tiny_config
 from worker.span_model import SpanModel
 
@@ -159,6 +159,8 @@ def _difference(
 def _part(model: PreTrainedModel, span: Span, verdict: Verdict) -> PreTrainedModel:
     part = copy.deepcopy(model)
     prune(part, span)
+    if span.start > 0:
+        drop_unused_embedding(part)
     if verdict.packs and can_pack():
         pack(part)
     return part

@@ -30,6 +30,7 @@ from shared.wire.messages import (
     Refused,
     Sampling,
     SamplingContext,
+    Scores,
     Status,
     Step,
     Tokens,
@@ -38,6 +39,7 @@ from shared.wire.messages import (
 from worker.copies import GATHER_SECONDS, Copies
 from worker.engine import Engine, Outcome, Work
 from worker.neighbours import Neighbours
+from worker.scoring import MAX_SCORED
 from worker.sessions import Sessions
 from worker.steps import pieces
 
@@ -141,8 +143,8 @@ class WorkerServer:
                 self._answer(link.peer, self.status)
             case Status():
                 pass  # a worker that dialled us may take us for a gateway
-            case Hello() | Proof() | Checkpoint() | Tokens() | Filled() | Refused() as message:
-                raise ProtocolError(f"a worker takes no {type(message).__name__}")
+            case Hello() | Proof() | Checkpoint() | Tokens() | Scores() | Filled() | Refused() as m:
+                raise ProtocolError(f"a worker takes no {type(m).__name__}")
 
     def _on_lost(self, peer: PeerId) -> None:
         self._gateways.discard(peer)
@@ -171,7 +173,10 @@ class WorkerServer:
             if self._engine.queued_bytes + len(payload) > MAX_QUEUED_BYTES:
                 raise StepRefused("no_pages", "too many steps are waiting already")
             context = _context_of(step) if len(step.hops) == 1 else GREEDY
-            for piece, rows in pieces(step, payload, self._engine.max_step_tokens):
+            most = self._engine.max_step_tokens
+            if context.scoring:
+                most = min(most, MAX_SCORED)
+            for piece, rows in pieces(step, payload, most):
                 self._run(piece, rows, context)
         except StepRefused as error:
             self._refuse(step, error)
@@ -243,7 +248,10 @@ class WorkerServer:
             return  # its gateway no longer waits, and the hops behind have been told so
         if len(step.hops) > 1:
             self._push_on(step, outcome)
-        elif step.sample:
+        if outcome.scores:
+            scores = Scores(step.session, step.epoch, step.position + 1, outcome.scores)
+            self._answer(step.gateway, scores)
+        if len(step.hops) == 1 and step.sample:
             self._answer(
                 step.gateway,
                 Tokens(

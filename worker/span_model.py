@@ -6,8 +6,8 @@ takes the result out; all others pass through. What the forward does at its ends
 norms) can therefore not leak into a middle span.
 """
 
-from collections.abc import Sequence
-from inspect import signature
+from collections.abc import Mapping, Sequence
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -46,8 +46,10 @@ class SpanModel:
         self._model: Any = model
         base: Any = model.base_model  # llama4's prefix is another class's: it finds itself
         self._base: Any = base.model if base is model else base
-        knows = signature(self._base.forward).parameters
-        self._cache_name = "cache_params" if "cache_params" in knows else "past_key_values"
+        self._base_takes = signature(self._base.forward).parameters
+        self._model_takes = signature(self._model.forward).parameters
+        takes_params = "cache_params" in self._base_takes
+        self._cache_name = "cache_params" if takes_params else "past_key_values"
         self._slots = install_slots(model, span)
         if verdict.state == "batched":
             _use_our_attention(model)
@@ -123,11 +125,12 @@ class SpanModel:
         arguments |= {"position_ids": positions, "use_cache": cache is not None}
         arguments[self._cache_name] = cache
         ends = active.end == self.num_blocks
-        for slot in self._slots:
-            slot.active = active
+        if active != self._slots[0].active:
+            for slot in self._slots:
+                slot.active = active
         if ends and keep:
             return self._logits(arguments, keep)
-        out = _call(self._base, arguments)
+        out = _call(self._base, self._base_takes, arguments)
         return out.last_hidden_state[0] if ends else self._take_out(active)[0]
 
     def _arguments(self, inputs: Tensor, active: Span) -> dict[str, Any]:
@@ -141,9 +144,10 @@ class SpanModel:
 
     def _logits(self, arguments: dict[str, Any], keep: Sequence[int]) -> Tensor:
         rows = to_device(torch.tensor(keep), self.device)
-        if "logits_to_keep" in signature(self._model.forward).parameters:
-            return _call(self._model, arguments | {"logits_to_keep": rows}).logits[0]
-        return _call(self._model, arguments).logits[0][rows]
+        if "logits_to_keep" not in self._model_takes:
+            return _call(self._model, self._model_takes, arguments).logits[0][rows]
+        arguments["logits_to_keep"] = rows
+        return _call(self._model, self._model_takes, arguments).logits[0]
 
     def _take_out(self, active: Span) -> Tensor:
         slot = self._slots[active.end]
@@ -181,9 +185,8 @@ class SpanModel:
             slot.wire_out = None
 
 
-def _call(module: Any, arguments: dict[str, Any]) -> Any:
-    """Call a model with those arguments that its forward knows."""
-    parameters = signature(module.forward).parameters
+def _call(module: Any, parameters: Mapping[str, Parameter], arguments: dict[str, Any]) -> Any:
+    """Call a model with those arguments that its forward, which has these parameters, knows."""
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         arguments = {name: value for name, value in arguments.items() if name in parameters}
     return module(**arguments)

@@ -48,12 +48,14 @@ def wants_of(
 
     Raises StepRefused when that makes no sense or cannot be had.
     """
+    if not sample:
+        return []
     sampling, positions = context.sampling, [position + 1 for position in sample]
     if not (sampling.reads_text or sampling.min_tokens or sampling.logit_bias):
         return [Want(sampling, position) for position in positions]
     if any(token_id >= vocab_size for token_id, _ in sampling.logit_bias):
         raise StepRefused("bad_step", f"logit_bias names a token beyond {vocab_size}")
-    prompt, text = _ids(context.prompt, vocab_size), _ids(context.generated, vocab_size)
+    prompt, text = unpacked(context.prompt, vocab_size), unpacked(context.generated, vocab_size)
     lengths = [position - context.start for position in positions]
     if lengths[0] < 0 or (sampling.reads_text and lengths[-1] > len(text)):
         raise StepRefused("bad_step", f"the context holds {len(text)} tokens, not {lengths[-1]}")
@@ -70,6 +72,16 @@ def wants_of(
         )
         for position, length, mask in zip(positions, lengths, masks, strict=True)
     ]
+
+
+def unpacked(packed: bytes, vocab_size: int) -> Ids:
+    """Ids as a context packs them. Raises StepRefused."""
+    if len(packed) % ID_BYTES:
+        raise StepRefused("bad_step", f"{len(packed)} bytes are no packed ids")
+    ids = np.frombuffer(packed, "<i4").astype(np.int64)
+    if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
+        raise StepRefused("bad_step", f"the context names a token beyond {vocab_size}")
+    return ids
 
 
 def bent(logits: Tensor, wants: Sequence[Want]) -> Tensor:
@@ -104,15 +116,6 @@ def bent(logits: Tensor, wants: Sequence[Want]) -> Tensor:
     return rows
 
 
-def _ids(packed: bytes, vocab_size: int) -> Ids:
-    if len(packed) % ID_BYTES:
-        raise StepRefused("bad_step", f"{len(packed)} bytes are no packed ids")
-    ids = np.frombuffer(packed, "<i4").astype(np.int64)
-    if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
-        raise StepRefused("bad_step", f"the context names a token beyond {vocab_size}")
-    return ids
-
-
 def _masks(
     context: SamplingContext,
     lengths: Sequence[int],
@@ -129,7 +132,11 @@ def _masks(
     text, guesses = context.generated[:start], context.generated[start:end]
     try:
         return grammars.masks(
-            grammar, text, _ids(guesses, vocab_size).tolist(), stops=stops, vocab_size=vocab_size
+            grammar,
+            text,
+            unpacked(guesses, vocab_size).tolist(),
+            stops=stops,
+            vocab_size=vocab_size,
         )
     except GrammarError as error:
         raise StepRefused("bad_sampling", f"the grammar cannot be followed: {error}") from error

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from gateway.generator import Token
 from gateway.text import Decoder, StopMatcher
 from shared.errors import GenerationFailed
+from shared.wire.messages import TokenLogprobs
 
 FinishReason = Literal["stop", "length"]
 
@@ -36,6 +37,7 @@ class Answer:
         num_prompt_tokens: int,
     ) -> None:
         self.finish_reason: FinishReason | None = None
+        self.prompt_logprobs: tuple[TokenLogprobs, ...] = ()
         self._decoder = decoder
         self._matcher = StopMatcher(stops)
         self._stop_ids = stop_ids
@@ -46,6 +48,11 @@ class Answer:
         self._num_decoded = 0
         self._num_delivered = 0
         self._untold: deque[tuple[int, Token]] = deque()
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens it is made of so far."""
+        return self._num_tokens
 
     def feed(self, tokens: Iterable[Token]) -> Piece:
         """What these tokens add. Those after the finish are ignored."""
@@ -85,6 +92,7 @@ class Answer:
             return ""
         self._num_tokens += 1
         self._num_cached += token.cached_tokens
+        self.prompt_logprobs += token.prompt_logprobs
         if token.token_id in self._stop_ids:
             return self._finish("stop")
         if token.logprobs is not None:

@@ -2,11 +2,9 @@
 
 import asyncio
 import hashlib
-import secrets
-import string
+import sys
 import time
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from typing import Any, Final, cast
 
@@ -16,34 +14,20 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.api import sse
 from gateway.api.answer import Answer, Piece
-from gateway.api.body import read_object, unless_gone
+from gateway.api.body import unless_gone
+from gateway.api.call import Call, accept
 from gateway.api.errors import report, request_id_of
 from gateway.api.event_stream import EventStream
-from gateway.api.logprobs import logprobs_object
-from gateway.api.models import check_model
-from gateway.api.sampling import check_ids, sampling_of, stop_ids_of
-from gateway.api.schema import ChatRequest, Parsed, parse_chat
+from gateway.api.logprobs import logprobs_object, prompt_logprobs_list
+from gateway.api.resume import HEADERS, read_body, wish_of
+from gateway.api.schema import ChatRequest
+from gateway.generator import Token
+from gateway.resume_record import Seen
 from gateway.services import Services
 from gateway.token_stream import TokenStream
-from shared.errors import GrammarError, ModelError, RequestError
 from shared.swarm import ModelSpec
-from shared.wire.messages import Grammar
 
 PATHS: Final = ("/v1/chat/completions", "/chat/completions")
-ALPHANUMERIC: Final = string.ascii_letters + string.digits
-
-
-@dataclass(frozen=True)
-class Call:
-    """A valid request on its way."""
-
-    request: ChatRequest
-    grammar: Grammar | None
-    answer_id: str
-    created: int
-    prompt: tuple[int, ...]
-    max_tokens: int
-    headers: dict[str, str]
 
 
 def chat_routes(services: Services) -> APIRouter:
@@ -51,7 +35,9 @@ def chat_routes(services: Services) -> APIRouter:
     router = APIRouter(tags=["chat"])
 
     async def create(request: Request) -> Response:
-        call = await _begin(services, request)
+        wish = wish_of(request.headers, services.spec.revision)
+        body = await read_body(request, wish, services.max_body_bytes)
+        call = await accept(services, wish, body)
         answer, tokens = _generate(services, call)
         if call.request.stream:
             return await _streamed(services, call, request, answer, tokens)
@@ -69,7 +55,8 @@ def _body_schema() -> dict[str, Any]:
     """What the API's own documentation says of the body, which is parsed by hand."""
     schema = ChatRequest.model_json_schema()
     inlined = _inlined(schema, schema.pop("$defs", {}))
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined}}}}
+    body = {"required": True, "content": {"application/json": {"schema": inlined}}}
+    return {"requestBody": body, "parameters": HEADERS}
 
 
 def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
@@ -86,91 +73,62 @@ def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
             return node
 
 
-def prompt_budget(spec: ModelSpec, num_prompt_tokens: int, asked: int | None) -> int:
-    """How many tokens may follow the prompt.
-
-    Raises RequestError when none fits. LiteLLM and agents know the sentence by its beginning.
-    """
-    room = spec.max_positions - num_prompt_tokens
-    if room < 1:
-        raise RequestError(
-            f"This model's maximum context length is {spec.max_positions} tokens. However, your "
-            f"messages resulted in {num_prompt_tokens} tokens. Please reduce the length of the "
-            "messages.",
-            param="messages",
-            reason="context_length_exceeded",
-        )
-    return min(asked or room, room)
-
-
 def fingerprint(spec: ModelSpec) -> str:
     """What a client may compare to see whether the same seed can give the same text."""
     return "fp_" + hashlib.sha256(spec.revision.encode()).hexdigest()[:10]
 
 
-async def pieces(tokens: TokenStream, answer: Answer) -> AsyncGenerator[Piece, None]:
-    """The pieces of the answer as they come, none empty; both kinds of answer are made of them."""
+async def pieces(
+    tokens: TokenStream, answer: Answer, *, num_seen: int = 0
+) -> AsyncGenerator[Piece, None]:
+    """The pieces of the answer as they come, none empty; both kinds of answer are made of them.
+
+    What the first `num_seen` tokens made is left out: the state behind them is all that counts.
+    """
     while answer.finish_reason is None:
         fresh = await tokens.take()
         if not fresh:
             answer.ended()
-        if (piece := answer.feed(fresh)).text:
+        num_silent = max(0, num_seen - answer.num_tokens)
+        answer.feed(fresh[:num_silent])
+        if (piece := answer.feed(fresh[num_silent:])).text:
             yield piece
 
 
-async def _begin(services: Services, request: Request) -> Call:
-    """Everything that can be wrong with a request is found here, before any work."""
-    created = int(time.time())
-    parsed = parse_chat(await read_object(request, services.max_body_bytes))
-    check_model(services.spec, parsed.request.model)
-    messages = [message.for_template() for message in parsed.request.messages]
-    check_ids(parsed.request, services.spec.vocab_size)
-    prompt = await asyncio.to_thread(services.text.render, messages)
-    max_tokens = prompt_budget(services.spec, len(prompt), parsed.request.budget)
-    grammar = await _checked(services, parsed)
-    headers = {"x-model-revision": services.spec.revision}
-    if parsed.ignored:
-        headers["x-ignored-params"] = ", ".join(parsed.ignored)
-    answer_id = "chatcmpl-" + "".join(secrets.choice(ALPHANUMERIC) for _ in range(29))
-    return Call(parsed.request, grammar, answer_id, created, prompt, max_tokens, headers)
-
-
-async def _checked(services: Services, parsed: Parsed) -> Grammar | None:
-    """The grammar of the answer. Raises RequestError when it, or logprobs, cannot be had."""
-    param = parsed.form.param if parsed.form else "logprobs"
-    try:
-        if parsed.request.logprobs:
-            await services.text.vocabulary.load()
-        if parsed.form:
-            return await services.text.vocabulary.checked(parsed.form.grammar)
-    except GrammarError as error:
-        sentence = f"Invalid value for '{param}': {error}"
-        raise RequestError(sentence, param=param, reason="invalid_value") from error
-    except ModelError as error:
-        sentence = f"'{param}' cannot be used with this model: it has {error}"
-        raise RequestError(sentence, param=param, reason="unsupported_parameter") from error
-    return None
-
-
 def _generate(services: Services, call: Call) -> tuple[Answer, TokenStream]:
-    request = call.request
-    stop_ids = stop_ids_of(request, services.text.stop_ids)
-    seed = secrets.randbits(63) if request.seed is None else request.seed
-    source = services.generator.generate(
-        call.prompt,
-        sampling=sampling_of(request, call.grammar, seed=seed, stop_ids=stop_ids),
-        max_tokens=call.max_tokens,
-        stop_ids=stop_ids,
+    timed = services.metrics.timed(_source(services, call), time.perf_counter())
+    tokens = TokenStream(
+        timed, services.admission, stop_ids=call.stop_ids, max_tokens=call.max_tokens
     )
-    answer = Answer(
+    if call.kept is not None:
+        call.kept.interrupt = tokens.interrupt
+    return _answer(services, call), tokens
+
+
+def _answer(services: Services, call: Call) -> Answer:
+    return Answer(
         services.text.decoder(),
-        stops=tuple(request.stop),
-        stop_ids=stop_ids,
+        stops=tuple(call.request.stop),
+        stop_ids=call.stop_ids,
         max_tokens=call.max_tokens,
         num_prompt_tokens=len(call.prompt),
     )
-    tokens = TokenStream(source, services.admission, stop_ids=stop_ids, max_tokens=call.max_tokens)
-    return answer, tokens
+
+
+def _source(services: Services, call: Call) -> AsyncGenerator[Token, None]:
+    if call.kept is not None:
+        ends = partial(_is_complete, services, call)
+        is_patient = not call.request.stream
+        return call.kept.tokens(services.generator, ends=ends, is_patient=is_patient)
+    return services.generator.generate(
+        call.prompt, sampling=call.sampling, max_tokens=call.max_tokens, stop_ids=call.stop_ids
+    )
+
+
+def _is_complete(services: Services, call: Call, tokens: Sequence[Token]) -> bool:
+    answer = _answer(services, call)
+    answer.feed(tokens)
+    return answer.finish_reason is not None
 
 
 async def _whole(services: Services, call: Call, answer: Answer, tokens: TokenStream) -> Response:
@@ -198,6 +156,10 @@ async def _whole(services: Services, call: Call, answer: Answer, tokens: TokenSt
         ],
         "usage": answer.usage,
     }
+    if call.request.prompt_logprobs is not None:
+        body["prompt_logprobs"] = await asyncio.to_thread(
+            prompt_logprobs_list, call.prompt, answer.prompt_logprobs, services.text.vocabulary
+        )
     return JSONResponse(body, headers=call.headers)
 
 
@@ -224,12 +186,14 @@ async def _streamed(
         model=call.request.model,
         fingerprint=fingerprint(services.spec),
         with_usage=call.request.wants_usage,
+        stream=call.stream,
     )
     told = partial(_logprobs, services, call)
     return EventStream(
-        _frames(chunks, answer, tokens, told, request_id_of(request)),
+        _frames(chunks, answer, tokens, told, request_id_of(request), call.seen),
         tokens,
         headers=call.headers,
+        has_ids=bool(call.stream),
         keep_alive_seconds=services.keep_alive_seconds,
         grace_seconds=services.shutdown_grace_seconds,
     )
@@ -241,13 +205,20 @@ async def _frames(
     tokens: TokenStream,
     logprobs: Callable[[Piece], dict[str, Any] | None],
     request_id: str,
+    seen: Seen | None,
 ) -> AsyncGenerator[bytes, None]:
-    yield chunks.role()
+    if seen is None:
+        yield chunks.role()
     try:
-        async for piece in pieces(tokens, answer):
-            yield chunks.text(piece.text, logprobs(piece))
+        async for piece in pieces(tokens, answer, num_seen=_num_seen(seen)):
+            yield chunks.text(piece.text, logprobs(piece), num_tokens=answer.num_tokens)
     except Exception as error:  # the 200 is out: the client must hear of it inside the stream
         yield sse.failure(report(error, request_id).body)
         return
     assert answer.finish_reason is not None
-    yield chunks.end(answer.finish_reason, answer.usage)
+    yield chunks.end(answer.finish_reason, answer.usage, seen=seen)
+
+
+def _num_seen(seen: Seen | None) -> int:
+    """How many tokens' text the client had; all, if it had an event behind them."""
+    return (seen or 0) if seen is None or isinstance(seen, int) else sys.maxsize

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from gateway.store import StoreError
 from shared.errors import BrigadeError, GenerationFailed, NoRoute, RequestError
 
 log = structlog.get_logger()
@@ -36,6 +37,7 @@ INTERNAL: Final = Rule(500, "server_error", "internal_error", is_final=True)
 
 RULES: Final[dict[type[Exception], Rule]] = {
     NoRoute: Rule(503, "service_unavailable_error", NoRoute.code, retry_seconds=30),
+    StoreError: Rule(503, "service_unavailable_error", StoreError.code, retry_seconds=10),
     GenerationFailed: Rule(503, "server_error", retry_seconds=10, is_final=True),
 }
 """By class; anything else that is no RequestError is INTERNAL."""

@@ -20,6 +20,16 @@ FAREWELL_SECONDS: Final = 2.0
 KEEP_ALIVE: Final = ServerSentEvent(comment="keep-alive", sep="\n")
 
 
+class _Bare(ServerSentEvent):
+    """A comment that no blank line follows, see gateway.api.sse; the event behind it has one."""
+
+    def encode(self) -> bytes:
+        return super().encode().removesuffix(b"\n")
+
+
+BARE_KEEP_ALIVE: Final = _Bare(comment="keep-alive", sep="\n")
+
+
 class EventStream(EventSourceResponse):
     """Sends frames with keep-alives between; owns the tokens and closes them however it ends."""
 
@@ -30,6 +40,7 @@ class EventStream(EventSourceResponse):
         *,
         headers: dict[str, str],
         keep_alive_seconds: float,
+        has_ids: bool = False,
         grace_seconds: float,
     ) -> None:
         self._tokens = tokens
@@ -39,7 +50,7 @@ class EventStream(EventSourceResponse):
             frames,
             headers=headers,
             ping=keep_alive_seconds,
-            ping_message_factory=lambda: KEEP_ALIVE,
+            ping_message_factory=lambda: BARE_KEEP_ALIVE if has_ids else KEEP_ALIVE,
             sep="\n",
             send_timeout=SEND_TIMEOUT_SECONDS,
             shutdown_event=self._is_stopping,

@@ -14,8 +14,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.errors import report
+from gateway.metrics import GatewayMetrics
 
 log = structlog.get_logger()
+
+CLIENT_GONE = 499
+"""nginx's status for a client that hung up before its answer."""
 
 
 class RequestId:
@@ -59,6 +63,36 @@ class OneForm:
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
             scope = {**scope, "path": path.rstrip("/") or "/", "method": method}
         await self._app(scope, receive, send)
+
+
+class CountRequests:
+    """Counts what was answered. The innermost, as the route is known only where it was found."""
+
+    def __init__(self, app: ASGIApp, metrics: GatewayMetrics) -> None:
+        self._app = app
+        self._requests = metrics.requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        status = 0
+
+        async def send_noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noted)
+        except ClientDisconnect:
+            status = status or CLIENT_GONE
+            raise
+        finally:
+            # never the path itself: whoever asks could make as many of those as they like
+            route = getattr(scope.get("route"), "path", "none")
+            self._requests.labels(route, status or 500).inc()
 
 
 class LastResort:

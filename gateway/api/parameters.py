@@ -48,7 +48,6 @@ NO_OP_VALUES: Final[dict[str, tuple[Any, ...]]] = {
     "add_special_tokens": (False,),
     "echo": (False,),
     "suffix": (),
-    "prompt_logprobs": (),
     "return_token_ids": (False,),
     "chat_template": (),
     "chat_template_kwargs": ({},),

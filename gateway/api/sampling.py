@@ -48,4 +48,5 @@ def sampling_of(
         stop_ids=tuple(sorted(stop_ids)) if needs_stops else (),
         min_tokens=request.min_tokens,
         grammar=grammar,
+        num_prompt_logprobs=request.prompt_logprobs,
     )

@@ -187,6 +187,7 @@ class ChatRequest(Written):
     seed: Annotated[Whole, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[Whole, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    prompt_logprobs: Annotated[Whole, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     max_tokens: Annotated[Whole, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[Whole, Field(ge=1)] | None = None
     stop: Annotated[
@@ -206,6 +207,11 @@ class ChatRequest(Written):
     def budget(self) -> int | None:
         """How many tokens may be sampled at most; none when the request does not say."""
         return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def names_tokens(self) -> bool:
+        """Whether the answer names single tokens."""
+        return self.logprobs or self.prompt_logprobs is not None
 
     @property
     def wants_usage(self) -> bool:
@@ -247,6 +253,9 @@ def _contradictions(request: ChatRequest, form: Form | None) -> Iterator[tuple[s
     if request.top_logprobs and not request.logprobs:
         sentence = "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled."
         yield "top_logprobs", sentence
+    if request.prompt_logprobs is not None and request.stream:
+        sentence = "The 'prompt_logprobs' parameter is not available when 'stream' is enabled."
+        yield "prompt_logprobs", sentence
     if request.budget is not None and request.min_tokens > request.budget:
         yield "min_tokens", "'min_tokens' must not be greater than 'max_completion_tokens'."
     if request.ignore_eos and form is not None:

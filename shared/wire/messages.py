@@ -103,6 +103,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     A temperature or top_p of 0 is greedy, a top_k of 0 any number of candidates. The presence and
     frequency penalties look at the generated tokens, the repetition penalty at the prompt's too.
     `num_logprobs` is how many alternatives to tell with each token; none asks for no logprobs.
+    `num_prompt_logprobs` is the same for the prompt's own tokens, see Scoring.
     `stop_ids` are chosen neither among the first `min_tokens` nor where the grammar wants more; the
     gateway names them where one of the two matters.
     """
@@ -123,6 +124,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     stop_ids: Annotated[tuple[TokenId, ...], msgspec.Meta(max_length=MAX_STOP_IDS)] = ()
     min_tokens: Position = 0
     grammar: Grammar | None = None
+    num_prompt_logprobs: Annotated[int, msgspec.Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
     @property
     def reads_prompt(self) -> bool:
@@ -136,19 +138,29 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
         return bool(penalties) or self.grammar is not None
 
 
+class Scoring(msgspec.Struct, frozen=True):
+    """Asks how likely the tokens of the text from `position` on are, each after those before it,
+    and for as many of the likeliest as `num_prompt_logprobs` says. The ids are packed."""
+
+    position: Annotated[int, msgspec.Meta(ge=1, le=MAX_POSITION)]
+    token_ids: Annotated[bytes, msgspec.Meta(min_length=4, max_length=4 * MAX_STEP_TOKENS)]
+
+
 class SamplingContext(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The opaque context of a step that samples, for the last hop alone.
+    """The opaque context of a step that samples or scores, for the last hop alone.
 
     The answer begins at position `start`. Where `sampling` reads the text, `generated` holds the
     answer's tokens and after them the step's guesses: the choice for a position sees those before
-    it. Where it reads the prompt, `prompt` holds the prompt's distinct tokens. Ids are packed, see
-    codec.pack_ids.
+    it. Where it reads the prompt, `prompt` holds the prompt's distinct tokens. With `scoring`, the
+    token after each of the step's inputs is scored too, as far as it is named there. Ids are
+    packed, see codec.pack_ids.
     """
 
     sampling: Sampling
     start: Position = 0
     generated: bytes = b""
     prompt: bytes = b""
+    scoring: Scoring | None = None
 
 
 class Step(Message, frozen=True, tag="step"):
@@ -194,12 +206,14 @@ Logprob = Annotated[float, msgspec.Meta(ge=LEAST_LOGPROB, le=0)]
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     """How likely the model itself found a token, and which others it found likeliest.
 
-    Natural logarithms, before temperature, penalties and whatever else shapes the choice.
+    Natural logarithms, before temperature, penalties and whatever else shapes the choice. `rank`,
+    told of tokens that are scored, is 1 for the likeliest token of all.
     """
 
     chosen: Logprob
     top_ids: Annotated[tuple[TokenId, ...], msgspec.Meta(max_length=MAX_TOP_LOGPROBS)] = ()
     top: Annotated[tuple[Logprob, ...], msgspec.Meta(max_length=MAX_TOP_LOGPROBS)] = ()
+    rank: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)] = 0
 
 
 class Tokens(Message, frozen=True, tag="tokens"):
@@ -210,6 +224,15 @@ class Tokens(Message, frozen=True, tag="tokens"):
     position: Position
     token_ids: Annotated[tuple[TokenId, ...], msgspec.Meta(min_length=1, max_length=256)]
     logprobs: Annotated[tuple[TokenLogprobs, ...], msgspec.Meta(max_length=256)] = ()
+
+
+class Scores(Message, frozen=True, tag="scores"):
+    """How likely the token at `position` of the text itself is, and those after it."""
+
+    session: Session
+    epoch: Epoch
+    position: Position
+    logprobs: Annotated[tuple[TokenLogprobs, ...], msgspec.Meta(min_length=1, max_length=256)]
 
 
 class Filled(Message, frozen=True, tag="filled"):
@@ -267,7 +290,17 @@ class Close(Message, frozen=True, tag="close"):
 
 
 AnyMessage = (
-    Hello | Proof | Step | Checkpoint | Tokens | Filled | Refused | Introduce | Status | Close
+    Hello
+    | Proof
+    | Step
+    | Checkpoint
+    | Tokens
+    | Scores
+    | Filled
+    | Refused
+    | Introduce
+    | Status
+    | Close
 )
 
 assert MAX_BLOCKS >= MAX_HOPS

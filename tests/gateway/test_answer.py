@@ -94,6 +94,14 @@ def test_a_piece_has_the_tokens_whose_text_begins_in_it():
     assert told(answer(), tokens) == [("a", 1), ("", 0), ("", 0), ("€", 3), ("b", 1), ("", 0)]
 
 
+def test_what_the_first_token_tells_of_the_prompt_is_kept():
+    a, told = answer(), (TokenLogprobs(-1.0, rank=1),)
+    a.feed([Token(1, cached_tokens=2, prompt_logprobs=told)])
+    a.feed([Token(2)])
+    assert a.usage["prompt_tokens_details"] == {"cached_tokens": 2, "audio_tokens": 0}
+    assert a.prompt_logprobs == told
+
+
 def test_held_text_keeps_its_tokens_with_it():
     assert told(answer(stops=("low",)), with_logprobs(f"hlo{END}")) == [
         ("h", 1),

@@ -19,11 +19,11 @@ def test_what_a_worker_cannot_do_it_will_not_learn():
     assert blame.avoided(1e9) == {ANN}
 
 
-def test_an_accuser_is_believed_when_the_accused_is_not_linked_to_us_either():
-    assert Blame().of_unreachable(ANN, BOB, is_linked=False) == BOB
+def test_an_accuser_is_believed_when_that_is_likely():
+    assert Blame().between(ANN, BOB, is_likely=True) == BOB
 
 
-def test_the_first_accuser_of_a_worker_we_reach_is_blamed_itself_the_second_is_believed():
+def test_else_the_first_accuser_of_a_worker_is_blamed_itself_and_the_second_believed():
     blame = Blame()
-    assert blame.of_unreachable(ANN, BOB, is_linked=True) == ANN
-    assert blame.of_unreachable(CYD, BOB, is_linked=True) == BOB
+    assert blame.between(ANN, BOB, is_likely=False) == ANN
+    assert blame.between(CYD, BOB, is_likely=False) == BOB

@@ -168,6 +168,41 @@ async def test_logprobs_have_the_true_bytes_of_each_token():
     assert logprobs["content"][1]["token"] == "\ufffd"
 
 
+async def test_prompt_logprobs_are_told_as_vllm_tells_them():
+    prompt = chat_text().render(HELLO["messages"])
+    a, b = tokens_of("ab")
+    second = TokenLogprobs(-3.0, (a, b), (-0.5, -1.5), rank=7)
+    tied = TokenLogprobs(-0.5, (a, prompt[2]), (-0.5, -0.5), rank=1)
+    rest = (TokenLogprobs(-9999.0, rank=300),) * (len(prompt) - 3)
+    generator = says(prompt_logprobs=(second, tied, *rest))
+    told = (await post(generator, prompt_logprobs=2)).json()["prompt_logprobs"]
+    assert generator.calls[0]["sampling"].num_prompt_logprobs == 2
+    assert len(told) == len(prompt)
+    spelled = chat_text().vocabulary.bytes_of(prompt[1]).decode()
+    assert told[:2] == [
+        None,
+        {
+            str(prompt[1]): {"logprob": -3.0, "rank": 7, "decoded_token": spelled},
+            str(a): {"logprob": -0.5, "rank": 1, "decoded_token": "a"},
+            str(b): {"logprob": -1.5, "rank": 2, "decoded_token": "b"},
+        },
+    ]
+    assert [(entry["logprob"], entry["rank"]) for entry in told[2].values()] == [(-0.5, 1)] * 2
+    assert "prompt_logprobs" not in (await post(says())).json()
+
+
+async def test_prompt_logprobs_are_refused_where_they_cannot_be_had(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    streamed = await post(says(), prompt_logprobs=1, stream=True)
+    assert (streamed.status_code, error_of(streamed)["param"]) == (400, "prompt_logprobs")
+    num_tokens = len(chat_text().render(HELLO["messages"]))
+    monkeypatch.setattr("gateway.api.logprobs.MAX_PROMPT_LOGPROBS", 3 * num_tokens - 1)
+    many = await post(says(), prompt_logprobs=2)
+    assert (many.status_code, error_of(many)["param"]) == (400, "prompt_logprobs")
+    assert f"at most {num_tokens - 1} prompt tokens" in error_of(many)["message"]
+
+
 async def test_each_chunk_has_the_logprobs_of_its_own_text():
     body: dict[str, Any] = {"logprobs": True, "stop": ["zz"]}
     response = await post(likely(f"a€z!{END}"), **body, stream=True)
@@ -328,8 +363,10 @@ async def test_after_the_hold_a_late_failure_comes_inside_the_stream():
 async def test_silence_is_filled_with_comments():
     pause = asyncio.Event()
     quick = {"hold_seconds": 0.001, "keep_alive_seconds": 0.01}
-    asking = asyncio.create_task(post(says(pauses={0: pause}), quick, stream=True))
-    asyncio.get_running_loop().call_later(0.1, pause.set)
+    generator = says(pauses={0: pause})
+    asking = asyncio.create_task(post(generator, quick, stream=True))
+    await generator.started.wait()
+    asyncio.get_running_loop().call_later(0.2, pause.set)
     response = await asking
     assert response.text.count(": keep-alive\n\n") >= 2
     assert text_of(frames_of(response)) == "Hi 😀!"

@@ -179,3 +179,13 @@ def test_then_the_session_that_holds_most_pays():
     assert checkpoints.held(ONE, 8) == 0
     assert kept(checkpoints, 0, 2, TWO) == "xy"
     assert checkpoints.shed_bytes == 4 * ROW
+
+
+def test_one_block_may_be_forgotten_alone():
+    checkpoints = opened()
+    checkpoints.add(ONE, 8, stretch(0, "ab"))
+    checkpoints.add(ONE, 16, stretch(0, "cd"))
+    checkpoints.forget(ONE, 8)
+    checkpoints.forget(ONE, 24)
+    assert (checkpoints.held(ONE, 8), checkpoints.held(ONE, 16)) == (0, 2)
+    assert checkpoints.num_bytes == 2 * ROW

@@ -6,7 +6,15 @@ import pytest
 from gateway.contexts import Contexts
 from shared.errors import GenerationFailed
 from shared.wire.codec import pack_ids
-from shared.wire.messages import Grammar, Sampling, SamplingContext, TokenLogprobs, Tokens
+from shared.wire.messages import (
+    Grammar,
+    Sampling,
+    SamplingContext,
+    Scores,
+    Scoring,
+    TokenLogprobs,
+    Tokens,
+)
 
 PROMPT = (7, 5, 7)
 
@@ -40,6 +48,14 @@ def test_penalties_and_grammars_are_told_the_answer_so_far_and_the_guesses(sampl
 def test_the_repetition_penalty_is_told_the_prompt_s_distinct_tokens_too():
     sampling = Sampling(repetition_penalty=1.1)
     assert told(sampling, 1) == SamplingContext(sampling, 3, pack_ids([1]), pack_ids([5, 7]))
+
+
+def test_a_step_that_scores_is_told_the_tokens_that_follow_its_inputs():
+    sampling = Sampling(num_prompt_logprobs=2)
+    context = Contexts(sampling, PROMPT).context([*PROMPT, 9], (), range(1, 3))
+    assert msgspec.msgpack.decode(context, type=SamplingContext) == SamplingContext(
+        sampling, 3, scoring=Scoring(1, pack_ids([5, 7]))
+    )
 
 
 def test_a_text_too_long_to_send_along_ends_the_answer_honestly():
@@ -78,6 +94,32 @@ def test_an_answer_has_the_logprobs_that_were_asked_for():
 )
 def test_other_logprobs_are_no_answer(logprobs: tuple[TokenLogprobs, ...]):
     assert not is_answered(1, *logprobs)
+
+
+def is_scored(num_prompt_logprobs: int | None, *logprobs: TokenLogprobs) -> bool:
+    answer = Scores(bytes(16), 1, 3, logprobs)
+    return Contexts(Sampling(num_prompt_logprobs=num_prompt_logprobs), ()).is_scored(answer, 100)
+
+
+def test_scores_have_a_rank_and_the_alternatives_that_were_asked_for():
+    assert is_scored(0, TokenLogprobs(-1.0, rank=1), TokenLogprobs(-1.0, rank=100))
+    assert is_scored(1, TokenLogprobs(-1.0, (9,), (-0.5,), rank=2))
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (None, TokenLogprobs(-1.0, rank=1)),
+        (0, TokenLogprobs(-1.0)),
+        (0, TokenLogprobs(-1.0, rank=101)),
+        (0, TokenLogprobs(float("nan"), rank=1)),
+        (0, TokenLogprobs(-1.0, (9,), (-0.5,), rank=2)),
+        (1, TokenLogprobs(-1.0, (100,), (-0.5,), rank=2)),
+    ],
+    ids=["unasked", "no rank", "rank too high", "no number", "more than asked", "unknown token"],
+)
+def test_other_scores_are_no_answer(asked: int | None, told: TokenLogprobs):
+    assert not is_scored(asked, told)
 
 
 def test_a_token_outside_the_vocabulary_or_unasked_logprobs_are_no_answer():

@@ -24,6 +24,9 @@ from shared.wire.messages import (
     Message,
     Refused,
     Sampling,
+    SamplingContext,
+    Scores,
+    Scoring,
     Step,
     TokenLogprobs,
     Tokens,
@@ -153,6 +156,61 @@ async def test_a_worker_that_owes_its_logprobs_is_replaced(gateway: Gateway):
     await gateway.add("0:4", forget_once)
     tokens = gateway.tokens(sampling=ONE_LOGPROB)
     assert [token async for token in tokens] == [Token(i, LIKELY) for i in EXPECTED]
+
+
+def scoring_of(step: Step) -> Scoring | None:
+    context = step.context and msgspec.msgpack.decode(step.context, type=SamplingContext)
+    return context.scoring if context else None
+
+
+def with_scores(answered: Callable[[list[int]], list[int]] = list) -> Script:
+    """The rank of the token at position p is p + 2, or what becomes of all ranks of a step."""
+
+    def answer(worker: ScriptedWorker, step: Step) -> list[tuple[Message, bytes]]:
+        if (scoring := scoring_of(step)) is None:
+            return count_up(worker, step)
+        count = len(scoring.token_ids) // 4
+        ranks = answered([scoring.position + 2 + i for i in range(count)])
+        told = tuple(TokenLogprobs(-1.0, rank=rank) for rank in ranks)
+        scores = Scores(step.session, step.epoch, scoring.position, told)
+        return [(scores, b"")] * bool(told) + count_up(worker, step)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "answered",
+    [lambda ranks: [], lambda ranks: ranks[:1], lambda ranks: [0] * len(ranks)],
+    ids=["none", "too few", "nonsense"],
+)
+async def test_a_worker_that_owes_its_scores_is_replaced(gateway: Gateway, answered):
+    def fail_once(worker: ScriptedWorker, step: Step) -> list[tuple[Message, bytes]]:
+        if failed and failed[0] is not worker:
+            return with_scores()(worker, step)
+        failed[:] = [worker]
+        return with_scores(answered)(worker, step)
+
+    failed: list[ScriptedWorker] = []
+    for _ in range(2):
+        await gateway.add("0:4", fail_once)
+    tokens = [token async for token in gateway.tokens(sampling=Sampling(num_prompt_logprobs=0))]
+    assert [token.token_id for token in tokens] == EXPECTED
+    assert [told.rank for told in tokens[0].prompt_logprobs] == [3, 4]
+    assert tokens[1].prompt_logprobs == ()
+
+
+async def test_a_generation_that_is_resumed_is_not_scored_again(gateway: Gateway):
+    worker = await gateway.add("0:4", with_scores())
+    sampling = Sampling(num_prompt_logprobs=0)
+    made = gateway.generator.generate(
+        PROMPT, sampling=sampling, max_tokens=4, stop_ids=frozenset(), made=(3,)
+    )
+    assert [(token.token_id, token.prompt_logprobs) async for token in made] == [
+        (4, ()),
+        (5, ()),
+        (6, ()),
+    ]
+    assert scoring_of(worker.steps[0]) is None
 
 
 def refuse(code: RefusalCode) -> Script:

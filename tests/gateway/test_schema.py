@@ -95,6 +95,10 @@ def test_one_stop_string_may_stand_alone():
         ({"logprobs": 5}, "logprobs", "invalid_type"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
         ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
+        ({"prompt_logprobs": -1}, "prompt_logprobs", "invalid_value"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs", "invalid_value"),
+        ({"prompt_logprobs": True}, "prompt_logprobs", "invalid_type"),
+        ({"prompt_logprobs": 0, "stream": True}, "prompt_logprobs", "invalid_value"),
         ({"min_tokens": -1}, "min_tokens", "invalid_value"),
         ({"min_tokens": 6, "max_tokens": 5}, "min_tokens", "invalid_value"),
         ({"ignore_eos": 1}, "ignore_eos", "invalid_type"),
@@ -232,6 +236,11 @@ def test_no_top_k_is_written_in_three_ways(top_k: int | None):
 def test_logprobs_alone_ask_for_no_alternatives():
     assert sampling(logprobs=True).num_logprobs == 0
     assert sampling(logprobs=False, top_logprobs=0).num_logprobs is None
+
+
+def test_the_prompt_s_logprobs_are_asked_for_by_themselves():
+    assert sampling(prompt_logprobs=0).num_prompt_logprobs == 0
+    assert sampling(logprobs=True).num_prompt_logprobs is None
 
 
 def test_a_grammar_is_told_what_ends_an_answer():

@@ -1,6 +1,7 @@
 """The session's rules, each on the smallest case that shows it."""
 
-from gateway.session import Emit, Send, Session
+from gateway.actions import Emit, EmitScores, Send
+from gateway.session import Session
 from shared.swarm import Hop, PeerId, Route, Span
 from shared.wire.messages import TokenLogprobs
 
@@ -29,6 +30,7 @@ def session(held: dict[int, int] | None = None, **options: int) -> Session:
         stop_ids=frozenset({99}),
         chunk_tokens=options.pop("chunk_tokens", 512),
         held=lambda block: len(made.tokens) if block == 0 else checkpoints.get(block, 0),
+        num_scored=options.pop("num_scored", 0),
     )
     made.rerouted(BLOCKS, ABC)
     return made
@@ -205,6 +207,14 @@ def test_any_other_refusal_loses_the_worker_and_an_unreachable_one_is_the_one_na
     assert s.gaps == [Span(8, 16)]
 
 
+def test_the_hop_before_gave_the_inputs():
+    s = decoding()
+    assert s.before(BOB) == ABC[0]
+    assert s.before(ANN) is None
+    s.refused(BOB, 1, "bad_inputs", 0, ANN)
+    assert s.gaps == [Span(0, 8)]
+
+
 def test_a_worker_that_reports_gaps_for_ever_is_lost():
     s = decoding(held={8: 2})
     for _ in range(17):
@@ -288,3 +298,70 @@ def test_reused_positions_are_not_sent_and_a_hop_without_them_is_refilled():
     assert s.refused(BOB, 1, "position_gap", 4, PeerId("")) == [
         Send(ABC[:2], 2, 4, 4, acknowledge=True)
     ]
+
+
+# --- texts that are scored ---
+
+LIKELY = TokenLogprobs(-1.0, rank=1)
+
+
+def scoring(held: dict[int, int] | None = None) -> Session:
+    """A session of six tokens, sent four at a time, five of which are scored."""
+    prompt = (5, 6, 7, 8, 9)
+    return session(held, prompt=(*prompt, 4), num_scored=6, chunk_tokens=4)  # type: ignore[arg-type]
+
+
+def test_each_chunk_of_a_scored_prompt_asks_for_the_tokens_that_follow_its_inputs():
+    s = Session(
+        range(6),
+        BLOCKS,
+        max_tokens=9,
+        stop_ids=set(),
+        chunk_tokens=4,
+        held=lambda b: 6,
+        num_scored=6,
+    )
+    assert s.rerouted(BLOCKS, ABC) == [
+        Send(ABC, 1, 0, 4, scored=4),
+        Send(ABC, 1, 4, 2, sample=True, scored=1),
+    ]
+
+
+def test_what_is_made_after_a_scored_prompt_is_not_scored():
+    s = scoring()
+    s.scores_arrived(CYD, 1, 1, (LIKELY,) * 5)
+    assert s.tokens_arrived(CYD, 1, 6, [3]) == [Send(ABC, 1, 6, 1, sample=True), Emit((3,))]
+
+
+def test_scores_are_emitted_as_they_come_and_each_once():
+    s = scoring()
+    assert s.scores_arrived(CYD, 1, 1, (LIKELY, LIKELY)) == [EmitScores((LIKELY, LIKELY))]
+    assert s.scores_arrived(CYD, 1, 1, (LIKELY, LIKELY)) == []
+    assert s.scores_arrived(CYD, 1, 4, (LIKELY,)) == []
+    assert s.scores_arrived(CYD, 1, 3, (LIKELY,)) == [EmitScores((LIKELY,))]
+
+
+def test_scores_of_others_of_an_older_route_or_beyond_the_prompt_change_nothing():
+    s = scoring()
+    assert s.scores_arrived(BOB, 1, 1, (LIKELY,)) == []
+    assert s.scores_arrived(CYD, 0, 1, (LIKELY,)) == []
+    assert s.scores_arrived(CYD, 1, 1, (LIKELY,) * 6) == []
+    assert session().scores_arrived(CYD, 1, 1, (LIKELY,)) == []
+
+
+def test_no_token_counts_before_all_scores_have_come():
+    s = scoring()
+    s.scores_arrived(CYD, 1, 1, (LIKELY,) * 4)
+    assert s.tokens_arrived(CYD, 1, 6, [3]) == []
+    s.scores_arrived(CYD, 1, 5, (LIKELY,))
+    assert s.tokens_arrived(CYD, 1, 6, [3])
+
+
+def test_a_loss_costs_no_scores_and_what_was_scored_is_refilled_without():
+    s = scoring()
+    s.scores_arrived(CYD, 1, 1, (LIKELY, LIKELY))
+    s.worker_lost(BOB)
+    (refill,) = s.rerouted(Span(8, 16), route("dee 8:16"))
+    assert (refill.count, refill.scored, refill.acknowledge) == (2, 0, True)
+    new = route("ann 0:8, dee 8:16, cyd 16:24")
+    assert s.filled(DEE, 2, 16, 2) == [Send(new, 2, 2, 4, sample=True, scored=3)]

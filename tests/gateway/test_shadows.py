@@ -2,7 +2,8 @@
 
 import pytest
 
-from gateway.session import Emit, Send, Session
+from gateway.actions import Emit, Send
+from gateway.session import Session
 from gateway.shadows import MAX_FILLS, NEAR_TOKENS, Shadow
 from shared.swarm import Hop, PeerId, Span
 from tests.gateway.test_session import ABC, ANN, BOB, CYD, DEE, EVE, decoding, route

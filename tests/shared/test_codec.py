@@ -23,6 +23,9 @@ from shared.wire.messages import (
     Proof,
     Refused,
     Sampling,
+    SamplingContext,
+    Scores,
+    Scoring,
     Status,
     Step,
     TokenLogprobs,
@@ -40,6 +43,7 @@ MESSAGES: list[Message] = [
     Checkpoint(SESSION, 1, 8, 5, 3, "bfloat16"),
     Tokens(SESSION, 1, 8, (1, 2)),
     Tokens(SESSION, 1, 8, (1,), (TokenLogprobs(-0.5, (7, 1), (-0.25, -0.5)),)),
+    Scores(SESSION, 1, 4, (TokenLogprobs(-0.5, rank=1), TokenLogprobs(-9.0, (7,), (-0.1,), 299))),
     Filled(SESSION, 1, 16, 8),
     Refused(SESSION, 1, ANN, "position_gap", "why", 4, BOB),
     Introduce((b"record",)),
@@ -145,6 +149,7 @@ def test_a_temperature_that_is_none_does_not_decode(value: float):
         {"logit_bias": [[-1, 1.0]]},
         {"logit_bias": [[1, 1.0]] * 1025},
         {"num_logprobs": 21},
+        {"num_prompt_logprobs": 21},
         {"stop_ids": [1] * 257},
         {"min_tokens": MAX_POSITION + 1},
         {"grammar": {"kind": "regex", "text": ""}},
@@ -156,6 +161,24 @@ def test_a_temperature_that_is_none_does_not_decode(value: float):
 def test_sampling_out_of_its_bounds_does_not_decode(change: dict[str, object]):
     with pytest.raises(msgspec.ValidationError):
         msgspec.msgpack.decode(msgspec.msgpack.encode(change), type=Sampling)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"position": 0},
+        {"token_ids": b""},
+        {"token_ids": bytes(4 * MAX_STEP_TOKENS + 4)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_scoring_out_of_its_bounds_does_not_decode(change: dict[str, object]):
+    scoring = {"position": 1, "token_ids": bytes(4)}
+    decode_context = msgspec.msgpack.Decoder(SamplingContext).decode
+    context = SamplingContext(Sampling(), scoring=Scoring(1, bytes(4)))
+    assert decode_context(msgspec.msgpack.encode({"sampling": {}, "scoring": scoring})) == context
+    with pytest.raises(msgspec.ValidationError):
+        decode_context(msgspec.msgpack.encode({"sampling": {}, "scoring": scoring | change}))
 
 
 def test_sampling_says_only_what_differs_from_the_defaults():

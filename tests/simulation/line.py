@@ -6,15 +6,31 @@ checkpoints; hops are shadowed. One seed decides everything.
 """
 
 import random
+from array import array
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from gateway.session import Action, Emit, Send, Session
+import msgspec
+
+from gateway.actions import Action, Emit, EmitScores, Send
+from gateway.contexts import Contexts
+from gateway.session import Session
 from shared.errors import StepRefused
 from shared.swarm import Hop, PeerId, SessionId, Span
-from shared.wire.messages import Checkpoint, Close, Filled, Refused, Step, Tokens
+from shared.wire.messages import (
+    Checkpoint,
+    Close,
+    Filled,
+    Refused,
+    Sampling,
+    SamplingContext,
+    Scores,
+    Step,
+    TokenLogprobs,
+    Tokens,
+)
 from worker.copies import Copies
 from worker.sessions import Sessions
 
@@ -28,9 +44,11 @@ PAGES = 8
 
 @dataclass(frozen=True)
 class Faults:
-    """Chances per tick; `lost_checkpoints` is one per copy, `guess` one per step.
+    """Chances per tick; `lost_checkpoints` is one per copy, `guess` one per step, `repeat` one per
+    message to the gateway, which then comes twice.
 
-    With `standby` every hop is shadowed all the time. At most `most` faults befall a run.
+    With `standby` every hop is shadowed all the time, with `scores` the prompt is scored. At most
+    `most` faults befall a run.
     """
 
     kill: float = 0.0
@@ -38,9 +56,11 @@ class Faults:
     refuse: float = 0.0
     leave: float = 0.0
     squeeze: float = 0.0
+    repeat: float = 0.0
     lost_checkpoints: float = 0.0
     guess: float = 0.0
     standby: bool = False
+    scores: bool = False
     most: int = 10
 
 
@@ -97,6 +117,24 @@ class ToyWorker:
             outputs.append(value)
         return tuple(outputs)
 
+    def _score(self, step: Step, outputs: tuple[int, ...]) -> None:
+        """Answer in two parts where there is more than one token to score."""
+        scoring = msgspec.msgpack.decode(step.context, type=SamplingContext).scoring
+        assert scoring is not None
+        ids = array("i", scoring.token_ids)
+        assert scoring.position == step.position + 1
+        assert len(ids) <= len(outputs)
+        ranks = [
+            1 + abs(hash((output, token_id))) % VOCABULARY
+            for output, token_id in zip(outputs, ids, strict=False)
+        ]
+        half = (len(ranks) + 1) // 2
+        for start, part in ((0, ranks[:half]), (half, ranks[half:])):
+            if part:
+                told = tuple(TokenLogprobs(-1.0, rank=rank) for rank in part)
+                scores = Scores(SESSION, step.epoch, scoring.position + start, told)
+                self.out.append((GATEWAY, scores, ()))
+
     def _hand_on(self, step: Step, outputs: tuple[int, ...]) -> None:
         end = step.position + step.count
         block = step.hops[0].span.end
@@ -110,6 +148,7 @@ class ToyWorker:
                 step.hops[1:],
                 "float32",
                 step.sample,
+                step.context,
                 acknowledge=step.acknowledge,
                 gathers=step.gathers,
             )
@@ -117,7 +156,10 @@ class ToyWorker:
             copy = Checkpoint(SESSION, step.epoch, block, step.position, step.count, "float32")
             packed = repr(outputs)[1:-1].rstrip(",").encode() + b","
             self.copies.add(GATEWAY, copy, packed, gathers=step.gathers)
-        elif step.acknowledge:
+            return
+        if step.context:
+            self._score(step, outputs)
+        if step.acknowledge:
             self.out.append((GATEWAY, Filled(SESSION, step.epoch, block, end), ()))
         elif step.sample:
             ids = tuple(
@@ -148,6 +190,7 @@ class Line:
     workers: dict[PeerId, ToyWorker] = field(default_factory=dict)
     leaving: set[PeerId] = field(default_factory=set)
     emitted: list[int] = field(default_factory=list)
+    scores: list[TokenLogprobs] = field(default_factory=list)
     num_faults: int = 0
     num_gap_refusals: int = 0
     num_values: int = 0
@@ -169,7 +212,9 @@ class Line:
             chunk_tokens=self.random.choice((1, 2, 3, 64)),
             held=self._held,
             propose=self._propose,
+            num_scored=len(PROMPT) if self.faults.scores else 0,
         )
+        self.contexts = Contexts(Sampling(num_prompt_logprobs=0), PROMPT)
 
     def run(self) -> list[int]:
         """The tokens the client saw."""
@@ -327,7 +372,8 @@ class Line:
 
     def _collect(self, worker: ToyWorker) -> None:
         for to, answer, outputs in worker.out:
-            self.links[worker.peer, to].append((answer, outputs))
+            is_twice = to == GATEWAY and self.random.random() < self.faults.repeat
+            self.links[worker.peer, to].extend([(answer, outputs)] * (1 + is_twice))
         worker.out.clear()
 
     def _gateway_receives(self, source: PeerId, message: object, values: tuple) -> list[Action]:
@@ -340,6 +386,8 @@ class Line:
                 for rows in self.checkpoints.values():
                     del rows[session.confirmed :]
                 return actions
+            case Scores() as s:
+                return session.scores_arrived(source, s.epoch, s.position, s.logprobs)
             case Filled(epoch=epoch, block=block, position=position):
                 return session.filled(source, epoch, block, position)
             case Refused() as r:
@@ -365,6 +413,8 @@ class Line:
         for action in actions:
             if isinstance(action, Emit):
                 self.emitted.extend(action.token_ids)
+            elif isinstance(action, EmitScores):
+                self.scores.extend(action.logprobs)
             elif isinstance(action, Send):
                 self._send(action)
 
@@ -376,6 +426,7 @@ class Line:
         end = send.position + send.count
         values = tuple(source[send.position : end])
         assert len(values) == send.count, "a send of inputs that are not held"
+        scored = range(send.position + 1, send.position + 1 + send.scored)
         step = Step(
             SESSION,
             send.epoch,
@@ -385,6 +436,7 @@ class Line:
             send.hops,
             "int32" if block == 0 else "float32",
             tuple(range(end - 1 - len(send.guesses), end)) if send.sample else (),
+            self.contexts.context(self.session.tokens, (), scored) if scored else b"",
             acknowledge=send.acknowledge,
             gathers=not self.session.is_shadowed,
         )

@@ -17,7 +17,13 @@ from worker.sessions import Sessions
 
 UNDISTURBED = Line(0, Faults()).run()
 
-EVERYTHING = Faults(kill=0.02, forget=0.02, refuse=0.02, leave=0.03, squeeze=0.02, guess=0.7)
+_scored = Line(0, Faults(scores=True))
+_scored.run()
+SCORES = _scored.scores
+
+EVERYTHING = Faults(
+    kill=0.02, forget=0.02, refuse=0.02, leave=0.03, squeeze=0.02, repeat=0.1, guess=0.7
+)
 SCENARIOS = {
     "kill": Faults(kill=0.05),
     "forget": Faults(forget=0.05),
@@ -26,6 +32,7 @@ SCENARIOS = {
     "memory pressure": Faults(squeeze=0.03),
     "standby": Faults(kill=0.05, standby=True),
     "everything": replace(EVERYTHING, guess=0.0),
+    "everything, scores": replace(EVERYTHING, guess=0.0, scores=True),
     "everything, guesses": EVERYTHING,
     "everything, guesses, standby": replace(EVERYTHING, standby=True),
 }
@@ -73,6 +80,7 @@ def run(
     )
     try:
         is_wrong = line.run() != UNDISTURBED
+        is_wrong |= line.scores != (SCORES if faults.scores else [])
         num_leaks, is_stuck = line.parts_left(), False
     except AssertionError:  # of the simulation: a rule was broken on the way, or it never ended
         is_wrong, num_leaks, is_stuck = False, 0, True

@@ -50,6 +50,9 @@ def test_the_swarm_outlives_its_bootstrap_node_and_sees_who_joins_and_who_goes_s
     bob.ready()
     wait_until(lambda: swarm_of(url)["complete"], 10, "bob is seen through ann alone")
     assert ask(url).status_code == 200
+    metrics = httpx.get(f"{url}/metrics").text
+    assert "brigade_gateway_workers 2.0" in metrics
+    assert 'http_requests_total{route="/v1/chat/completions",status="200"} 1.0' in metrics
 
     bob.signal(signal.SIGSTOP)
     wait_until(lambda: not swarm_of(url)["complete"], 15, "a silent worker leaves the view")

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -132,9 +133,7 @@ async def test_when_the_stream_ends_nothing_is_left_anywhere(guarded: InProcessS
             await asyncio.sleep(0.01)
 
 
-def test_a_worker_told_to_stop_in_mid_stream_is_gone_before_the_stream_ends(
-    up: Up, tmp_path: Path
-):
+def test_a_worker_told_to_stop_in_mid_stream_is_gone_before_the_stream_ends(up: Up, tmp_path: Path):
     model = save(build("llama", seed=3, max_position_embeddings=1024), tmp_path / "twins")
     twins = up(model, "--replicas=2")
     request = {**REQUEST, "max_tokens": 300}
@@ -148,12 +147,12 @@ def test_a_worker_told_to_stop_in_mid_stream_is_gone_before_the_stream_ends(
         if num_chunks == 30:
             leaver = busy_worker(twins, (2, 4))
             os.kill(leaver, signal.SIGTERM)
-            wait_until(lambda: _is_gone(leaver), 10, "the worker has left")
+            wait_until(partial(_is_gone, leaver), 10, "the worker has left")
     assert leaver is not None
     assert text == expected.choices[0].message.content
 
 
-def _is_gone(pid: int | None) -> bool:
+def _is_gone(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:

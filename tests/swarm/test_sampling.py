@@ -82,6 +82,20 @@ def test_the_likelihood_of_each_token_is_told(dice: Swarm):
         assert sum(map(math.exp, others)) <= 1.0001
 
 
+def test_the_likelihood_of_the_prompt_s_tokens_is_told(dice: Swarm):
+    request = {**REQUEST, "response_format": {"type": "text"}, "max_tokens": 1}
+    request["extra_body"] = {"prompt_logprobs": 2}
+    completion = dice.client().chat.completions.create(**request)
+    first, *others = completion.model_extra["prompt_logprobs"]
+    assert first is None
+    assert len(others) == completion.usage.prompt_tokens - 1
+    for entries in others:
+        own = next(iter(entries.values()))
+        likelier = [entry for entry in entries.values() if entry["logprob"] > own["logprob"]]
+        assert len(likelier) == min(2, own["rank"] - 1)
+        assert [entry["rank"] for entry in entries.values()][-2:] == [1, 2] or own["rank"] <= 2
+
+
 def test_a_biased_token_and_the_fewest_tokens_are_obeyed(dice: Swarm):
     request = {**REQUEST, "response_format": {"type": "text"}, "max_tokens": 20}
     request |= {"presence_penalty": 0, "frequency_penalty": 0, "logit_bias": {"300": 100}}

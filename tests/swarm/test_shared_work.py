@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from shared.wire.messages import Sampling
 from tests.inprocess import swarm
 from tests.models import build, save
 
@@ -48,6 +49,17 @@ async def test_a_text_that_begins_like_another_runs_only_from_where_it_differs(
         longer = PROMPT + first + [33, 44]
         assert await s.greedy(longer, 4) == expected(model, longer, 4)
         assert s.take_counts() == [160 - 128 + 3] * 3  # two pages of 64 were kept
+
+
+async def test_the_first_token_tells_how_much_of_the_prompt_was_cached(directory: Path):
+    async with swarm(directory, SPANS) as s:
+
+        async def cached(tenant: str) -> list[int]:
+            return [token.cached_tokens for token in await s.tokens(PROMPT, 3, tenant=tenant)]
+
+        assert await cached("ann") == [0, 0, 0]
+        assert await cached("ann") == [128, 0, 0]
+        assert await cached("bob") == [0, 0, 0]
 
 
 async def test_two_tenants_never_share(model: PreTrainedModel, directory: Path):
@@ -92,6 +104,24 @@ async def test_guesses_change_no_token(guess_tokens: int, model: PreTrainedModel
     prompt = PROMPT[:20] + truth[:30] + PROMPT[:20]  # the model is led over the same ground
     async with swarm(directory, SPANS, guess_tokens=guess_tokens) as s:
         assert await s.greedy(prompt, 40) == expected(model, prompt, 40)
+
+
+async def test_guesses_and_how_many_were_right_are_counted(directory: Path):
+    always_5 = Sampling(temperature=0, logit_bias=((5, 100.0),))
+    async with swarm(directory, SPANS, guess_tokens=4) as s:
+        made = s.generator.generate(
+            (7, 9, 5, 8, 8, 7, 9),  # what is said next was followed by an 8 before
+            sampling=always_5,
+            max_tokens=20,
+            stop_ids=frozenset(),
+        )
+        assert [token.token_id async for token in made] == [5] * 20
+        tokens, guessed, right = (
+            s.metrics.registry.get_sample_value(f"brigade_gateway_{name}_total") or 0
+            for name in ("tokens", "guessed_tokens", "guessed_right_tokens")
+        )
+    assert tokens == 20
+    assert guessed > right > 0
 
 
 async def test_a_long_prompt_in_one_step_runs_in_pieces(model: PreTrainedModel, directory: Path):

@@ -18,15 +18,16 @@ class Item:
 
     key: PartKey
     count: int
+    is_scored: bool = False
 
 
-def item(session: int, count: int = 1, span: Span = WHOLE) -> Item:
-    return Item((SessionId(bytes([session]) * 16), span), count)
+def item(session: int, count: int = 1, span: Span = WHOLE, is_scored: bool = False) -> Item:
+    return Item((SessionId(bytes([session]) * 16), span), count, is_scored)
 
 
+spans = st.sampled_from([WHOLE, HALF])
 waitings = st.lists(
-    st.builds(item, st.integers(0, 5), st.integers(1, 20), st.sampled_from([WHOLE, HALF])),
-    max_size=12,
+    st.builds(item, st.integers(0, 5), st.integers(1, 20), spans, st.booleans()), max_size=12
 )
 budgets = st.integers(1, 24)
 
@@ -56,6 +57,12 @@ def test_one_prefill_always_runs_however_large():
     assert choose([*decodes, huge], 4) == [*decodes[:4], huge]
 
 
+def test_one_prompt_is_scored_at_a_time_and_others_run_beside_it():
+    scored, other = item(1, 4, is_scored=True), item(2, 3, is_scored=True)
+    plain, decode = item(3, 2), item(4, is_scored=True)
+    assert choose([scored, other, plain, decode], 20) == [decode, scored, plain]
+
+
 def test_a_batch_is_for_the_span_that_has_waited_longest():
     half, whole = item(1, span=HALF), item(1)
     assert choose([half, whole], 10) == [half]
@@ -81,6 +88,7 @@ def test_every_batch_keeps_the_rules(waiting: list[Item], budget: int):
     assert [step.count > 1 for step in batch] == sorted(step.count > 1 for step in batch)
     assert sum(step.count for step in batch) <= budget or len(prefills) <= 1
     assert len(batch) - len(prefills) <= budget
+    assert len([step for step in batch if step.is_scored and step.count > 1]) <= 1
 
 
 @given(waitings, budgets)

@@ -12,7 +12,7 @@ from shared.errors import StepRefused
 from shared.grammars import load_vocabulary
 from shared.model_files import BUNDLED
 from shared.swarm import SessionId, Span
-from shared.wire.messages import Grammar, PayloadDtype, Sampling, SamplingContext
+from shared.wire.messages import Grammar, PayloadDtype, Sampling, SamplingContext, Scoring
 from tests.models import NUM_BLOCKS, build, save
 from worker.capacity import layout_of
 from worker.engine import Engine, Outcome, Work
@@ -41,6 +41,7 @@ class Gate:
     def __init__(self, model: SpanModel) -> None:
         self.batches: list[int] = []
         self.failures: list[Exception] = []
+        self.num_garbled = 0
         self.entered = threading.Event()
         self.open = threading.Event()
         self.open.set()
@@ -55,7 +56,9 @@ class Gate:
         assert self.open.wait(10)
         if self.failures:
             raise self.failures.pop()
-        return self._model.run(inputs, segments, active, keep)
+        out = self._model.run(inputs, segments, active, keep)
+        good = out[self.num_garbled :]
+        return torch.cat([torch.full_like(out[: self.num_garbled], torch.nan), good])
 
 
 @pytest.fixture
@@ -125,6 +128,32 @@ def generate(engine: Engine, session: int, prompt: list[int], count: int) -> lis
     while len(tokens) < len(prompt) + count:
         tokens.append(token(submit(engine, session, tokens[-1:], position=len(tokens) - 1)))
     return tokens[len(prompt) :]
+
+
+def scored(
+    engine: Engine, session: int, tokens: Sequence[int], *, count: int, sample: Sequence[int] = ()
+) -> Future[Outcome]:
+    """Queue the first `count` tokens, to be scored by those that follow."""
+    future: Future[Outcome] = Future()
+    ids = to_payload(torch.tensor(tokens, dtype=torch.int32))
+    scoring = Scoring(1, ids[4:])
+    engine.submit(
+        Work(
+            key(session),
+            0,
+            count,
+            pages=4,
+            payload=memoryview(ids[: 4 * count]),
+            dtype="int32",
+            sample=tuple(sample),
+            context=SamplingContext(
+                Sampling(temperature=0, num_prompt_logprobs=2), 0, scoring=scoring
+            ),
+            on_done=future.set_result,
+            on_failed=future.set_exception,
+        )
+    )
+    return future
 
 
 def occupy(engine: Engine, gate: Gate) -> Future[Outcome]:
@@ -271,12 +300,25 @@ def test_a_payload_of_another_size_fails_its_own_step_alone(engine: Engine):
     assert token(submit(engine, 2, PROMPTS[0])) >= 0
 
 
-def test_logits_that_are_no_numbers_fail_their_own_step_alone(
-    engine: Engine, gate: Gate, model: SpanModel
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_inputs_that_are_no_numbers_fail_their_own_step_alone(
+    engine: Engine, gate: Gate, model: SpanModel, value: float
 ):
     occupy(engine, gate)
-    bad = submit(engine, 1, torch.full((2, model.hidden_size), torch.nan), span=REST)
+    inputs = torch.ones(2, model.hidden_size)
+    inputs[1, 3] = value
+    bad = submit(engine, 1, inputs, span=REST)
     good = submit(engine, 2, torch.ones(2, model.hidden_size), span=REST)
+    gate.open.set()
+    assert reason(bad) == "bad_inputs"
+    assert token(good) >= 0
+
+
+def test_logits_that_are_no_numbers_fail_their_own_step_alone(engine: Engine, gate: Gate):
+    occupy(engine, gate)
+    bad = submit(engine, 1, PROMPTS[0])
+    good = submit(engine, 2, PROMPTS[0])
+    gate.num_garbled = 1
     gate.open.set()
     assert reason(bad) == "engine_failed"
     assert token(good) >= 0
@@ -361,3 +403,40 @@ def test_on_pages_tokens_are_the_same_and_a_full_pool_refuses_only_the_step_that
         token(submit(paged, 9, [5]))
     finally:
         paged.stop()
+
+
+def test_scores_and_samples_of_a_batch_each_come_from_their_own_rows(
+    engine: Engine, gate: Gate, model: SpanModel
+):
+    prompt = PROMPTS[2]
+    (expected,) = generate(engine, 1, prompt, 1)
+    alone = scored(engine, 2, [*prompt, expected], count=len(prompt)).result(10)
+    plain = [generate(engine, 20 + i, other, 1) for i, other in enumerate(PROMPTS[:2])]
+    occupy(engine, gate)
+    before, both, after = (
+        submit(engine, 3, PROMPTS[0]),
+        scored(engine, 4, [*prompt, expected], count=len(prompt), sample=[len(prompt) - 1]),
+        submit(engine, 5, PROMPTS[1]),
+    )
+    gate.open.set()
+    assert [[token(before)], [token(after)]] == plain
+    outcome = both.result(10)
+    assert gate.batches[-1] == 3
+    assert outcome.token_ids == (expected,)
+    assert (alone.token_ids, len(alone.scores)) == ((), len(prompt))
+    assert [told.rank for told in outcome.scores] == [told.rank for told in alone.scores]
+    assert [told.top_ids for told in outcome.scores] == [told.top_ids for told in alone.scores]
+    assert (alone.scores[-1].rank, alone.scores[-1].top_ids[0]) == (1, expected)
+
+
+def test_scores_before_the_last_block_are_refused(engine: Engine):
+    future: Future[Outcome] = Future()
+    scoring = SamplingContext(Sampling(), scoring=Scoring(1, bytes(4)))
+    payload = memoryview(to_payload(torch.tensor([5], dtype=torch.int32)))
+    engine.submit(
+        Work(
+            key(1, FIRST), 0, 1, 4, payload, "int32", (), scoring,
+            on_done=future.set_result, on_failed=future.set_exception,
+        )
+    )  # fmt: skip
+    assert reason(future) == "bad_step"

@@ -9,7 +9,7 @@ import torch
 
 from shared.errors import StepRefused
 from shared.swarm import SessionId, Span
-from shared.wire.messages import Sampling, SamplingContext
+from shared.wire.messages import Sampling, SamplingContext, Scoring, TokenLogprobs
 from worker.engine import Engine, Outcome, Work
 from worker.selftest import random_model
 from worker.shrink import NUM_BLOCKS, tiny_config
@@ -55,6 +55,38 @@ def submit(engine: Engine, session: int, ids: list[int], position: int = 0) -> F
         )
     )
     return future
+
+
+def test_a_text_is_scored_by_what_the_tokens_before_each_make_likely(engine: Engine):
+    ids = PROMPTS[3]
+    ids = [*ids, token(submit(engine, 1, ids))]
+    scoring = Scoring(1, to_payload(torch.tensor(ids[1:], dtype=torch.int32)))
+    context = SamplingContext(Sampling(temperature=0, num_prompt_logprobs=1), scoring=scoring)
+    told = [outcome for cut in ((0, 3), (3, 6)) for outcome in score(engine, ids, context, *cut)]
+    assert (told[-1].rank, told[-1].top_ids) == (1, (ids[-1],))
+    for position, one in enumerate(told[:-1], 1):
+        assert one.top_ids == (token(submit(engine, 10 + position, ids[:position])),)
+
+
+def score(
+    engine: Engine, ids: list[int], context: SamplingContext, start: int, end: int
+) -> tuple[TokenLogprobs, ...]:
+    future: Future[Outcome] = Future()
+    engine.submit(
+        Work(
+            (SessionId(bytes([2]) * 16), WHOLE),
+            start,
+            end - start,
+            pages=8,
+            payload=memoryview(to_payload(torch.tensor(ids[start:end], dtype=torch.int32))),
+            dtype="int32",
+            sample=(),
+            context=context,
+            on_done=future.set_result,
+            on_failed=future.set_exception,
+        )
+    )
+    return future.result(10).scores
 
 
 def token(future: Future[Outcome]) -> int:

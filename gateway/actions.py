@@ -1,0 +1,43 @@
+"""What a session asks its shell to do. Pure."""
+
+from dataclasses import dataclass
+
+from shared.swarm import Route
+from shared.wire.messages import TokenLogprobs
+
+
+@dataclass(frozen=True)
+class Send:
+    """Run inputs `[position, position + count)` of the first hop's block through `hops`.
+
+    With `sample`, tokens are wanted after the last input that is no guess and after each of the
+    `guesses`, which are the last of the inputs. Of the tokens of the text that follow the inputs,
+    the first `scored` are to be scored.
+    """
+
+    hops: Route
+    epoch: int
+    position: int
+    count: int
+    sample: bool = False
+    acknowledge: bool = False
+    guesses: tuple[int, ...] = ()
+    scored: int = 0
+
+
+@dataclass(frozen=True)
+class Emit:
+    """Token ids the client has not seen yet, and their logprobs if they came with any."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclass(frozen=True)
+class EmitScores:
+    """The logprobs of the next tokens of the text itself; none stands for its first token."""
+
+    logprobs: tuple[TokenLogprobs, ...]
+
+
+Action = Send | Emit | EmitScores

@@ -1,0 +1,162 @@
+"""From a request to a call: a new one, checked in all that can be wrong, or one come back for."""
+
+import asyncio
+import json
+import secrets
+import string
+import time
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from gateway.api.logprobs import check_prompt_logprobs
+from gateway.api.models import check_model
+from gateway.api.resume import Wish, keep, recall
+from gateway.api.sampling import check_ids, sampling_of, stop_ids_of
+from gateway.api.schema import ChatRequest, Parsed, parse_chat
+from gateway.resume import Kept
+from gateway.resume_record import EventId, Head, Seen, digest_of
+from gateway.services import Services
+from shared.errors import GrammarError, ModelError, RequestError
+from shared.swarm import ModelSpec
+from shared.wire.codec import pack_ids
+from shared.wire.messages import Grammar, Sampling
+
+ALPHANUMERIC: Final = string.ascii_letters + string.digits
+
+
+@dataclass(frozen=True)
+class Call:
+    """A valid request on its way.
+
+    With `stream` the events of its stream have ids, and `seen` is what the client had of it.
+    """
+
+    request: ChatRequest
+    sampling: Sampling
+    stop_ids: frozenset[int]
+    answer_id: str
+    created: int
+    prompt: tuple[int, ...]
+    max_tokens: int
+    headers: dict[str, str]
+    kept: Kept | None = None
+    stream: str = ""
+    seen: Seen | None = None
+
+
+async def accept(services: Services, wish: Wish, body: dict[str, Any]) -> Call:
+    """The call that a request begins, or comes back for."""
+    if kept := await recall(services.archive, wish, body):
+        return await _again(services, wish, kept)
+    call = await _begin(services, body)
+    if not (wish.key or (wish.is_resumable and call.request.stream)):
+        return call
+    kept = await keep(services.archive, wish, _head(call, wish, body))
+    if kept is not None and not kept.is_new:
+        return await _again(services, wish, kept)
+    has_ids = kept is not None and wish.is_resumable
+    return replace(call, kept=kept, stream=kept.stream if kept and has_ids else "")
+
+
+def prompt_budget(spec: ModelSpec, num_prompt_tokens: int, asked: int | None) -> int:
+    """How many tokens may follow the prompt.
+
+    Raises RequestError when none fits. LiteLLM and agents know the sentence by its beginning.
+    """
+    room = spec.max_positions - num_prompt_tokens
+    if room < 1:
+        raise RequestError(
+            f"This model's maximum context length is {spec.max_positions} tokens. However, your "
+            f"messages resulted in {num_prompt_tokens} tokens. Please reduce the length of the "
+            "messages.",
+            param="messages",
+            reason="context_length_exceeded",
+        )
+    return min(asked or room, room)
+
+
+def _head(call: Call, wish: Wish, body: dict[str, Any]) -> Head:
+    """What is kept of a call. The messages are in its prompt already."""
+    return Head(
+        caller=wish.caller,
+        body_digest=digest_of(body),
+        body=json.dumps(body | {"messages": [{"role": "user", "content": ""}]}).encode(),
+        answer_id=call.answer_id,
+        created=call.created,
+        prompt=pack_ids(call.prompt),
+        max_tokens=call.max_tokens,
+        stop_ids=tuple(sorted(call.stop_ids)),
+        sampling=call.sampling,
+    )
+
+
+async def _again(services: Services, wish: Wish, kept: Kept) -> Call:
+    """The call that a kept answer was begun with."""
+    services.metrics.resumed.inc()
+    head, event = kept.record.head, EventId.parse(wish.last_event)
+    parsed = parse_chat(json.loads(head.body))
+    if parsed.request.names_tokens:
+        await services.text.vocabulary.load()
+    return Call(
+        parsed.request,
+        head.sampling,
+        frozenset(head.stop_ids),
+        head.answer_id,
+        head.created,
+        head.prompt_ids,
+        head.max_tokens,
+        _headers(services, parsed) | ({} if event else {"idempotent-replayed": "true"}),
+        kept,
+        kept.stream if event or wish.is_resumable else "",
+        event.seen if event else None,
+    )
+
+
+def _headers(services: Services, parsed: Parsed) -> dict[str, str]:
+    headers = {"x-model-revision": services.spec.revision}
+    if parsed.ignored:
+        headers["x-ignored-params"] = ", ".join(parsed.ignored)
+    return headers
+
+
+async def _begin(services: Services, body: dict[str, Any]) -> Call:
+    """Everything that can be wrong with a request is found here, before any work."""
+    created = int(time.time())
+    parsed = parse_chat(body)
+    check_model(services.spec, parsed.request.model)
+    messages = [message.for_template() for message in parsed.request.messages]
+    check_ids(parsed.request, services.spec.vocab_size)
+    prompt = await asyncio.to_thread(services.text.render, messages)
+    max_tokens = prompt_budget(services.spec, len(prompt), parsed.request.budget)
+    check_prompt_logprobs(parsed.request.prompt_logprobs, len(prompt))
+    grammar = await _checked(services, parsed)
+    stop_ids = stop_ids_of(parsed.request, services.text.stop_ids)
+    seed = secrets.randbits(63) if parsed.request.seed is None else parsed.request.seed
+    return Call(
+        parsed.request,
+        sampling_of(parsed.request, grammar, seed=seed, stop_ids=stop_ids),
+        stop_ids,
+        "chatcmpl-" + "".join(secrets.choice(ALPHANUMERIC) for _ in range(29)),
+        created,
+        prompt,
+        max_tokens,
+        _headers(services, parsed),
+    )
+
+
+async def _checked(services: Services, parsed: Parsed) -> Grammar | None:
+    """The grammar of the answer. Raises RequestError when it, or logprobs, cannot be had."""
+    asked = "logprobs" if parsed.request.logprobs else "prompt_logprobs"
+    param = parsed.form.param if parsed.form else asked
+    try:
+        if parsed.request.names_tokens:
+            await services.text.vocabulary.load()
+        if parsed.form:
+            return await services.text.vocabulary.checked(parsed.form.grammar)
+    except GrammarError as error:
+        sentence = f"Invalid value for '{param}': {error}"
+        raise RequestError(sentence, param=param, reason="invalid_value") from error
+    except ModelError as error:
+        sentence = f"'{param}' cannot be used with this model: it has {error}"
+        raise RequestError(sentence, param=param, reason="unsupported_parameter") from error
+    return None
