@@ -10,7 +10,7 @@ one that takes longer than the operator allows speaks against the worker itself.
 
 USUAL_FACTOR = 10.0
 """How many times the usual a step may take before it counts as slow."""
-LEAST_SLOW_SECONDS = 2.0
+LEAST_SLOW_SECONDS = 4.0
 SMOOTHING = 0.2
 """Weight of the newest step in what is usual."""
 

@@ -26,7 +26,7 @@ from shared.discovery.watcher import Watcher
 from shared.identity import Identity
 from shared.model_files import read_spec
 from shared.records import sign_announcement
-from shared.swarm import Announcement, ModelSpec, Span, topic_of
+from shared.swarm import Announcement, ModelSpec, PeerId, Span, topic_of
 from shared.wire.link import SOCKET_OPTIONS
 from shared.wire.messages import Sampling, WireDtype
 from worker.engine import Engine, Work
@@ -81,6 +81,10 @@ class InProcessSwarm:
             **options,
         )
         return [token async for token in made]
+
+    def index_of(self, worker: PeerId) -> int:
+        """Which of the workers has this identity."""
+        return [server.pool.identity.peer for server in self.servers].index(worker)
 
     async def crash(self, index: int) -> None:
         """Cut a worker's links and take all its sessions from it; it is back at once, empty."""

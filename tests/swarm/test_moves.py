@@ -4,13 +4,13 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from shared.wire.messages import Sampling
+from shared.swarm import Hop, Route
+from shared.wire.messages import Sampling, Step
 from tests.inprocess import InProcessSwarm, swarm
 from tests.models import build, save
 from tests.swarm.conftest import Up
@@ -49,11 +49,6 @@ async def undisturbed(made: InProcessSwarm) -> list[int]:
     return [token.token_id async for token in tokens_of(made)]
 
 
-def busy(made: InProcessSwarm, pair: int) -> int:
-    """Which of the two workers of a span has a session."""
-    return next(i for i in (2 * pair, 2 * pair + 1) if len(made.servers[i].sessions))
-
-
 def leave(made: InProcessSwarm, index: int) -> None:
     """What a worker does first when it is told to stop."""
     made.servers[index].sessions.is_draining = True
@@ -67,16 +62,17 @@ def count(made: InProcessSwarm, kind: str) -> float:
 
 @pytest.mark.parametrize("pair", [0, 1, 2])
 async def test_a_worker_that_leaves_is_empty_long_before_the_stream_ends(
-    twins: InProcessSwarm, pair: int
+    twins: InProcessSwarm, pair: int, monkeypatch: pytest.MonkeyPatch
 ):
     expected = await undisturbed(twins)
+    route = watched_route(twins, monkeypatch)
     got: list[int] = []
     leaver, empty_at = -1, 0
     async for token in tokens_of(twins):
         got.append(token.token_id)
         await asyncio.sleep(0.005)  # a model this small would be done before anybody can move
         if len(got) == 10:
-            leaver = busy(twins, pair)
+            leaver = twins.index_of(route[pair].worker)
             leave(twins, leaver)
         if leaver >= 0 and not empty_at and not len(twins.servers[leaver].sessions):
             empty_at = len(got)
@@ -86,34 +82,51 @@ async def test_a_worker_that_leaves_is_empty_long_before_the_stream_ends(
     assert count(twins, "loss") == 0
 
 
-async def test_all_of_a_route_may_leave_at_once(twins: InProcessSwarm):
+async def test_all_of_a_route_may_leave_at_once(
+    twins: InProcessSwarm, monkeypatch: pytest.MonkeyPatch
+):
     expected = await undisturbed(twins)
+    route = watched_route(twins, monkeypatch)
     got: list[int] = []
     async for token in tokens_of(twins):
         got.append(token.token_id)
         await asyncio.sleep(0.005)
         if len(got) == 10:
-            for pair in range(3):
-                leave(twins, busy(twins, pair))
+            for hop in tuple(route):
+                leave(twins, twins.index_of(hop.worker))
     assert got == expected
     assert count(twins, "leave") == 3
 
 
 @pytest.mark.parametrize("pair", [0, 1, 2])
-async def test_a_standby_takes_over_from_a_worker_that_crashes(guarded: InProcessSwarm, pair: int):
+async def test_a_standby_takes_over_from_a_worker_that_crashes(
+    guarded: InProcessSwarm, pair: int, monkeypatch: pytest.MonkeyPatch
+):
     expected = await undisturbed(guarded)
-    guarded.take_counts()
+    route = watched_route(guarded, monkeypatch)
     got: list[int] = []
-    async with AsyncExitStack() as stack:
-        async for token in tokens_of(guarded):
-            got.append(token.token_id)
-            await asyncio.sleep(0.005)
-            if len(got) == 40:
-                route = [busy(guarded, i) for i in range(3)]
-                victims = [i for i in (2 * pair, 2 * pair + 1) if i in route]
-                stack.push_async_callback(guarded.servers[victims[0]].pool.close)
-                await guarded.servers[victims[0]].pool.close()
+    async for token in tokens_of(guarded):
+        got.append(token.token_id)
+        await asyncio.sleep(0.005)
+        if len(got) == 40:
+            await guarded.crash(guarded.index_of(route[pair].worker))
     assert got == expected
+    assert count(guarded, "standby") >= 1
+    assert count(guarded, "loss") == 0
+
+
+def watched_route(made: InProcessSwarm, monkeypatch: pytest.MonkeyPatch) -> list[Hop]:
+    """The hops of the last step that went through the whole model."""
+    route: list[Hop] = []
+    post = made.links.post
+
+    def watch(hops: Route, step: Step, payload: bytes) -> None:
+        if step.sample and hops[0].span.start == 0:
+            route[:] = hops
+        post(hops, step, payload)
+
+    monkeypatch.setattr(made.links, "post", watch)
+    return route
 
 
 async def test_a_standby_has_run_the_text_before_it_is_needed(guarded: InProcessSwarm):
