@@ -29,11 +29,12 @@ from shared.records import sign_announcement
 from shared.swarm import Announcement, ModelSpec, PeerId, Span, topic_of
 from shared.wire.link import SOCKET_OPTIONS
 from shared.wire.messages import Sampling, WireDtype
-from worker.engine import Engine, Work
+from worker.engine import Engine
 from worker.kv_cache import PAGE_TOKENS
 from worker.server import WorkerServer
 from worker.sessions import Sessions
 from worker.weights import load_span
+from worker.work import Work
 
 SWARM = "tests"
 

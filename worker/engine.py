@@ -6,7 +6,6 @@ Callbacks run on the engine's thread; the server passes them on to its event loo
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
@@ -14,18 +13,18 @@ import torch
 from torch import Tensor
 
 from shared.errors import ProtocolError, StepRefused
-from shared.wire.messages import PayloadDtype, SamplingContext, TokenLogprobs, WireDtype
 from worker.batcher import choose
 from worker.grammar import Grammars
 from worker.kv_cache import KvCache, Segment
 from worker.linger import patience
 from worker.metrics import WorkerMetrics
+from worker.outcomes import answers, packed, rows_to_keep
 from worker.parts import PartKey
-from worker.sampling import logprobs, sample
-from worker.scoring import followers, rows_wanted, score
+from worker.scoring import followers
 from worker.span_model import SpanModel
-from worker.tensors import encode_int8, from_payload, name_of, to_payload
-from worker.wants import Want, bent, wants_of
+from worker.tensors import from_payload
+from worker.wants import wants_of
+from worker.work import Asked, Outcome, Work
 
 log = structlog.get_logger()
 
@@ -33,54 +32,6 @@ SMOOTHING = 0.1
 """Weight of the newest measurement in the running mean of a decode step's seconds."""
 SLOWEST_HALF_LIFE_SECONDS = 15.0
 """How fast the longest forward is forgotten."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a step came to: hidden states to push on, or the tokens and scores asked for."""
-
-    payload: bytes = b""
-    dtype: PayloadDtype = "float32"
-    token_ids: tuple[int, ...] = ()
-    logprobs: tuple[TokenLogprobs, ...] = ()
-    scores: tuple[TokenLogprobs, ...] = ()
-
-
-@dataclass(frozen=True)
-class Work:
-    """One admitted step, ready to run.
-
-    `payload` holds token ids or hidden states as the wire brought them, `wire_dtype` says how the
-    outcome goes on; `sample` holds the positions
-    after which a token is wanted, `context` how to choose it. Exactly one of the callbacks is
-    called, once, unless the session is freed first.
-    """
-
-    key: PartKey
-    position: int
-    count: int
-    pages: int
-    payload: memoryview
-    dtype: PayloadDtype
-    sample: tuple[int, ...]
-    context: SamplingContext
-    on_done: Callable[[Outcome], object]
-    on_failed: Callable[[StepRefused], object]
-    wire_dtype: WireDtype = "model"
-
-    @property
-    def is_scored(self) -> bool:
-        """Whether tokens of the text itself are scored."""
-        return self.context.scoring is not None
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a step asks of its logits: tokens to choose, and how likely those are that `followers`
-    names, the first of which follows its first input."""
-
-    wants: list[Want]
-    followers: list[int]
 
 
 class Engine:
@@ -291,13 +242,13 @@ class Engine:
         segments: list[Segment],
     ) -> list[Outcome | StepRefused]:
         active = works[0].key[1]
-        keep = _rows_to_keep(works, asked)
+        keep = rows_to_keep(works, asked)
         out = self._model.run(torch.cat(inputs), segments, active, keep)
         for segment in segments:
             segment.cache.length = segment.end
         if active.end == self._model.num_blocks:
-            return _answers(works, asked, out) if keep else [Outcome() for _ in works]
-        return _packed(out, works)
+            return answers(works, asked, out) if keep else [Outcome() for _ in works]
+        return packed(out, works)
 
     def _measure(self, batch: list[Work], seconds: float, processor_seconds: float) -> None:
         counts = [work.count for work in batch]
@@ -310,106 +261,3 @@ class Engine:
             if self._model.device.type == "cpu":
                 lost = min(seconds - processor_seconds, last)  # more: it was stopped, not slowed
                 self._lost_seconds += SMOOTHING * (lost - self._lost_seconds)
-
-
-def _packed(hidden: Tensor, works: list[Work]) -> list[Outcome | StepRefused]:
-    """Hidden states as they go to the next hop: copied off the device at once, and then cut."""
-    as_dtype: dict[WireDtype, tuple[bytes, PayloadDtype]] = {}
-    wanted = {work.wire_dtype for work in works}
-    if "int8" in wanted:
-        as_dtype["int8"] = encode_int8(hidden), "int8b64"
-    if "model" in wanted:
-        as_dtype["model"] = to_payload(hidden), name_of(hidden.dtype)
-    outcomes: list[Outcome | StepRefused] = []
-    row = 0
-    for work in works:
-        payload, dtype = as_dtype[work.wire_dtype]
-        row_size = len(payload) // len(hidden)
-        end = row + work.count
-        outcomes.append(Outcome(payload[row * row_size : end * row_size], dtype))
-        row = end
-    return outcomes
-
-
-def _rows_to_keep(works: list[Work], asked: list[Asked]) -> list[int]:
-    """The rows of the flattened batch whose logits are wanted, in order."""
-    rows: list[int] = []
-    offset = 0
-    for work, ask in zip(works, asked, strict=True):
-        rows.extend(offset + row for row in _rows_of(work, ask))
-        offset += work.count
-    return rows
-
-
-def _rows_of(work: Work, asked: Asked) -> list[int]:
-    return rows_wanted(work.position, work.sample, len(asked.followers))
-
-
-def _answers(works: list[Work], asked: list[Asked], logits: Tensor) -> list[Outcome | StepRefused]:
-    """The tokens and scores of each step, whose rows of `logits` follow each other."""
-    wants = [ask.wants for ask in asked]
-    if not any(ask.followers for ask in asked):
-        return _choose_tokens(wants, logits)
-    sampled: list[int] = []
-    starts: list[int] = []
-    start = 0
-    for work, ask in zip(works, asked, strict=True):
-        rows = _rows_of(work, ask)
-        sampled.extend(start + rows.index(position - work.position) for position in work.sample)
-        starts.append(start)
-        start += len(rows)
-    chosen = _choose_tokens(wants, logits[sampled])
-    return [
-        _with_scores(outcome, work, ask, logits[start:])
-        for outcome, work, ask, start in zip(chosen, works, asked, starts, strict=True)
-    ]
-
-
-def _with_scores(
-    outcome: Outcome | StepRefused, work: Work, asked: Asked, logits: Tensor
-) -> Outcome | StepRefused:
-    """The outcome of a step with its scores, for which the first rows of `logits` are."""
-    num_scored = len(asked.followers)
-    if isinstance(outcome, StepRefused) or not num_scored:
-        return outcome
-    try:
-        most = work.context.sampling.num_prompt_logprobs or 0
-        scores = score(logits[:num_scored], asked.followers, most)
-    except StepRefused as error:
-        return error
-    return replace(outcome, scores=scores)
-
-
-def _choose_tokens(wants: list[list[Want]], logits: Tensor) -> list[Outcome | StepRefused]:
-    """The tokens of each step, whose rows of `logits` follow each other."""
-    flat = [want for of_step in wants for want in of_step]
-    ids = sample(bent(logits, flat), [w.sampling for w in flat], [w.position for w in flat])
-    told = _logprobs(flat, logits, ids)
-    finite = logits.amax(-1).isfinite().tolist()  # a NaN anywhere in the row is its maximum
-    outcomes: list[Outcome | StepRefused] = []
-    taken = 0
-    for of_step in wants:
-        rows = range(taken, taken + len(of_step))
-        if all(finite[row] for row in rows):
-            tokens = tuple(ids[row] for row in rows)
-            outcomes.append(
-                Outcome(token_ids=tokens, logprobs=tuple(told[row] for row in rows if row in told))
-            )
-        else:
-            outcomes.append(StepRefused("engine_failed", "the logits are not finite"))
-        taken = rows.stop
-    return outcomes
-
-
-def _logprobs(wants: list[Want], logits: Tensor, ids: list[int]) -> dict[int, TokenLogprobs]:
-    """By row, for those that asked."""
-    counts = {
-        row: want.sampling.num_logprobs
-        for row, want in enumerate(wants)
-        if want.sampling.num_logprobs is not None
-    }
-    if not counts:
-        return {}
-    rows = list(counts)
-    told = logprobs(logits[rows], [ids[row] for row in rows], list(counts.values()))
-    return dict(zip(rows, told, strict=True))

@@ -37,11 +37,12 @@ from shared.wire.messages import (
     row_bytes,
 )
 from worker.copies import GATHER_SECONDS, Copies
-from worker.engine import Engine, Outcome, Work
+from worker.engine import Engine
 from worker.neighbours import Neighbours
 from worker.scoring import MAX_SCORED
 from worker.sessions import Sessions
 from worker.steps import pieces
+from worker.work import Outcome, Work
 
 log = structlog.get_logger()
 

@@ -10,8 +10,8 @@ import pytest
 from shared.wire.messages import Step
 from tests.inprocess import swarm
 from tests.models import build, save
-from worker.engine import Outcome
 from worker.server import WorkerServer
+from worker.work import Outcome
 
 PROMPT = tuple(range(10, 40))
 TWINS = ("0:2", "0:2", "2:4", "2:4", "4:6", "4:6")

@@ -10,8 +10,9 @@ from shared.errors import StepRefused
 from shared.wire.messages import TokenLogprobs
 from tests.inprocess import InProcessSwarm, swarm
 from tests.models import build, save
-from worker.engine import Engine, Work
+from worker.engine import Engine
 from worker.scoring import MAX_SCORED
+from worker.work import Work
 
 SPANS = ["0:2", "2:4", "4:6"]
 PROMPT = [(7 * i) % 300 + 10 for i in range(150)]

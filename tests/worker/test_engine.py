@@ -15,13 +15,14 @@ from shared.swarm import SessionId, Span
 from shared.wire.messages import Grammar, PayloadDtype, Sampling, SamplingContext, Scoring
 from tests.models import NUM_BLOCKS, build, save
 from worker.capacity import layout_of
-from worker.engine import Engine, Outcome, Work
+from worker.engine import Engine
 from worker.grammar import Grammars
 from worker.kv_cache import KvCache
 from worker.page_pool import PagePool
 from worker.span_model import SpanModel
 from worker.tensors import to_payload
 from worker.weights import load_span
+from worker.work import Outcome, Work
 
 torch.set_num_threads(1)  # so small that threads only get in each other's way
 

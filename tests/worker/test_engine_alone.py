@@ -10,12 +10,13 @@ import torch
 from shared.errors import StepRefused
 from shared.swarm import SessionId, Span
 from shared.wire.messages import Sampling, SamplingContext, Scoring, TokenLogprobs
-from worker.engine import Engine, Outcome, Work
+from worker.engine import Engine
 from worker.selftest import random_model
 from worker.shrink import NUM_BLOCKS, tiny_config
 from worker.span_model import SpanModel
 from worker.tensors import to_payload
 from worker.weights import load_span
+from worker.work import Outcome, Work
 
 WHOLE = Span(0, NUM_BLOCKS)
 PROMPTS = {1: [5, 6, 7, 8], 2: [9, 10], 3: [11, 12, 13, 14, 15, 16]}

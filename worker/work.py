@@ -1,0 +1,56 @@
+"""One step on its way through the engine: what is to be done, what is asked, what came of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shared.errors import StepRefused
+from shared.wire.messages import PayloadDtype, SamplingContext, TokenLogprobs, WireDtype
+from worker.parts import PartKey
+from worker.wants import Want
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step came to: hidden states to push on, or the tokens and scores asked for."""
+
+    payload: bytes = b""
+    dtype: PayloadDtype = "float32"
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    scores: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclass(frozen=True)
+class Work:
+    """One admitted step, ready to run.
+
+    `payload` holds token ids or hidden states as the wire brought them, `wire_dtype` says how the
+    outcome goes on; `sample` holds the positions after which a token is wanted, `context` how to
+    choose it. Exactly one of the callbacks is called, once, unless the session is freed first.
+    """
+
+    key: PartKey
+    position: int
+    count: int
+    pages: int
+    payload: memoryview
+    dtype: PayloadDtype
+    sample: tuple[int, ...]
+    context: SamplingContext
+    on_done: Callable[[Outcome], object]
+    on_failed: Callable[[StepRefused], object]
+    wire_dtype: WireDtype = "model"
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether tokens of the text itself are scored."""
+        return self.context.scoring is not None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a step asks of its logits: tokens to choose, and how likely those are that `followers`
+    names, the first of which follows its first input."""
+
+    wants: list[Want]
+    followers: list[int]
