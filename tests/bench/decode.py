@@ -1,121 +1,121 @@
-"""Decode speed of three workers behind the API against transformers' `generate`, in pairs.
+"""Decode speed against transformers' `generate`: one span with the whole model, and 3 workers.
 
-Both run the same random llama with the same number of threads in float32, one stream. Speed is
+All run the same random llama with the same number of threads, one stream, in turns. The whole
+span runs in this process behind a worker's engine, the three workers behind the API. Speed is
 tokens per second beyond the first token's time. `python -m tests.bench.decode [--threads 1]`
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from openai import OpenAI
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM
 
+from tests.bench.sizes import HALF_BILLION, SIZES, saved
+from tests.bench.swarms import running
 from tests.bench.tables import ratio, show
-from tests.models import build, save
-from tests.swarm.processes import Brigade
+from tests.bench.whole import Whole
 
-SIZES = {
-    "8M, 8 blocks of 256": {
-        "hidden_size": 256,
-        "intermediate_size": 688,
-        "num_hidden_layers": 8,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 32,
-    },
-    "300M, 24 blocks of 1024": {
-        "hidden_size": 1024,
-        "intermediate_size": 2816,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 8,
-        "head_dim": 64,
-    },
-}
 PROMPT = "Tell me a story about a long line of people who hand on buckets of water. " * 4
+PROMPT_TOKENS = 96
+"""About what the chat template makes of PROMPT."""
+DTYPES = ("float32", "bfloat16")
+
+Generate = Callable[[int], object]
+"""Makes so many tokens from the prompt."""
 
 
-def generate_seconds(model: PreTrainedModel, prompt_tokens: int, tokens: int) -> float:
-    ids = torch.randint(10, 400, (1, prompt_tokens), generator=torch.Generator().manual_seed(0))
-    started = time.perf_counter()
-    model.generate(
+def by_transformers(model: Any, ids: torch.Tensor) -> Generate:
+    """`generate`, greedy."""
+    return lambda tokens: model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=tokens,
         min_new_tokens=tokens,
         do_sample=False,
     )
-    return time.perf_counter() - started
 
 
-def swarm_seconds(client: OpenAI, tokens: int) -> tuple[float, int]:
-    started = time.perf_counter()
-    completion = client.chat.completions.create(
-        model="bench",
-        messages=[{"role": "user", "content": PROMPT}],
-        temperature=0,
-        max_tokens=tokens,
-    )
-    assert completion.usage.completion_tokens == tokens, "the model stopped early: change its seed"
-    return time.perf_counter() - started, completion.usage.prompt_tokens
+def by_swarm(url: str) -> Generate:
+    """The API of a swarm."""
+    client = OpenAI(base_url=f"{url}/v1", api_key="any", timeout=600)
 
-
-def compare(name: str, sizes: dict[str, int], threads: int, rounds: int, tokens: int) -> list[str]:
-    torch.set_num_threads(threads)
-    with tempfile.TemporaryDirectory() as scratch:
-        home = Path(scratch)
-        model = build("llama", max_position_embeddings=2048, **sizes)
-        directory = save(model, home / "bench", shard="2GB")
-        state_file = home / "state.json"
-        swarm = Brigade(
-            "up",
-            f"--model={directory}",
-            "--port=0",
-            "--dtype=float32",
-            f"--threads={threads}",
-            f"--state-file={state_file}",
-            home=home,
+    def generate(tokens: int) -> None:
+        completion = client.chat.completions.create(
+            model="bench",
+            messages=[{"role": "user", "content": PROMPT}],
+            temperature=0,
+            max_tokens=tokens,
         )
+        made = completion.usage.completion_tokens if completion.usage else 0
+        assert made == tokens, "the model stopped early: change its seed"
+
+    return generate
+
+
+def tokens_per_second(generate: Generate, tokens: int) -> float:
+    """Of the tokens after the first."""
+    started = time.perf_counter()
+    generate(1)
+    first = time.perf_counter()
+    generate(tokens + 1)
+    return tokens / (time.perf_counter() - first - (first - started))
+
+
+def compare(size: str, dtype: str, options: argparse.Namespace) -> list[list[str]]:
+    """The table's rows for a model."""
+    ids = torch.randint(10, 400, (1, PROMPT_TOKENS), generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = saved(size, dtype, Path(scratch))
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
+        whole = Whole(directory, dtype, max_tokens=PROMPT_TOKENS + options.tokens + 1)
         try:
-            swarm.wait_for("the swarm is up", 300)
-            url = json.loads(state_file.read_text())["gateway"]["url"]
-            client = OpenAI(base_url=f"{url}/v1", api_key="any", timeout=600)
-            _, prompt_tokens = swarm_seconds(client, tokens)
-            generate_seconds(model, prompt_tokens, 8)
-            ours, theirs = [], []
-            for _ in range(rounds):
-                first = generate_seconds(model, prompt_tokens, 1)
-                theirs.append(tokens / (generate_seconds(model, prompt_tokens, tokens + 1) - first))
-                first, _ = swarm_seconds(client, 1)
-                ours.append(tokens / (swarm_seconds(client, tokens + 1)[0] - first))
+            with running(directory, dtype, options.threads) as state:
+                ways: dict[str, Generate] = {
+                    "generate": by_transformers(model, ids),
+                    "one span": lambda tokens: whole.generate(ids[0].tolist(), tokens),
+                    "3 workers": by_swarm(state["gateway"]["url"]),
+                }
+                speeds = measure(ways, options.rounds, options.tokens)
         finally:
-            swarm.stop()
+            whole.stop()
+    theirs = speeds["generate"]
     return [
-        name,
-        f"{statistics.median(theirs):.1f}",
-        f"{statistics.median(ours):.1f}",
-        ratio(ours, theirs),
+        [size, dtype, way, f"{statistics.median(ours):.1f}", ratio(ours, theirs)]
+        for way, ours in speeds.items()
     ]
+
+
+def measure(ways: dict[str, Generate], rounds: int, tokens: int) -> dict[str, list[float]]:
+    """Tokens per second of each way, in turns, after a first run of each that does not count."""
+    for generate in ways.values():
+        generate(4)
+    speeds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, generate in ways.items():
+            speeds[way].append(tokens_per_second(generate, tokens))
+    return speeds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=SIZES, default=HALF_BILLION)
+    parser.add_argument("--dtype", choices=DTYPES, action="append")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=48)
     options = parser.parse_args()
-    rows = [
-        compare(name, sizes, options.threads, options.rounds, options.tokens)
-        for name, sizes in SIZES.items()
-    ]
+    torch.set_num_threads(options.threads)
+    rows = [row for d in options.dtype or DTYPES for row in compare(options.size, d, options)]
     show(
-        f"decode, one stream, float32, {options.threads} threads each, tokens/s",
-        ["model", "generate", "3 workers", "ratio (range)"],
+        f"decode, one stream, {options.threads} threads each, median of {options.rounds}",
+        ["model", "dtype", "by", "tokens/s", "times generate (range)"],
         rows,
     )
 

@@ -34,6 +34,7 @@ class IdleModel:
     vocab_size = 1000
     max_positions = 1 << 20
     batches = True
+    device = SimpleNamespace(type="cpu")
 
     def run(self, inputs: Any, segments: Sequence[Any], active: Any, keep: Sequence[int]) -> Any:
         import torch

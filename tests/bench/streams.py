@@ -1,26 +1,37 @@
 """Many streams at once through three workers: what all of them get, as a multiple of one alone.
 
 A random llama large enough that its weights dominate; each round measures one stream and then 8
-and 16 at once on the same swarm. `python -m tests.bench.streams [--dtype bfloat16]`
+and 16 at once on the same swarm, and how many sessions shared a forward. `python -m
+tests.bench.streams [--dtype bfloat16]`
 """
 
 import argparse
 import asyncio
-import json
+import re
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
+import httpx
 from openai import AsyncOpenAI
 
-from tests.bench.decode import SIZES
+from tests.bench.decode import DTYPES
+from tests.bench.sizes import SIZES, THIRD_BILLION, saved
+from tests.bench.swarms import running
 from tests.bench.tables import ratio, show
-from tests.models import build, save
-from tests.swarm.processes import Brigade
 
-SIZE = "300M, 24 blocks of 1024"
+STREAMS = (1, 8, 16)
+
+
+@dataclass
+class Measured:
+    """What so many streams came to, a value a round."""
+
+    speeds: list[float] = field(default_factory=list[float])
+    batches: list[float] = field(default_factory=list[float])
 
 
 async def tokens_per_second(url: str, num_streams: int, tokens: int) -> float:
@@ -49,47 +60,59 @@ async def tokens_per_second(url: str, num_streams: int, tokens: int) -> float:
     return made / (end - start)
 
 
+def forwards(worker_urls: Sequence[str]) -> tuple[float, float]:
+    """(sessions in all forwards, forwards) of all workers since they started."""
+    totals = [0.0, 0.0]
+    for url in worker_urls:
+        text = httpx.get(url.replace("ws", "http", 1) + "/metrics").text
+        for i, name in enumerate(("sum", "count")):
+            found = re.search(rf"^brigade_worker_batch_sessions_{name} (\S+)", text, re.MULTILINE)
+            totals[i] += float(found[1]) if found else 0.0
+    return totals[0], totals[1]
+
+
+def measure(size: str, dtype: str, options: argparse.Namespace) -> dict[int, Measured]:
+    """Rounds of each number of streams on one swarm."""
+    measured = {num_streams: Measured() for num_streams in STREAMS}
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = saved(size, dtype, Path(scratch))
+        with running(directory, dtype, options.threads) as state:
+            url = state["gateway"]["url"]
+            workers = [worker["url"] for worker in state["workers"]]
+            asyncio.run(tokens_per_second(url, 2, 8))
+            for _ in range(options.rounds):
+                for num_streams, found in measured.items():
+                    sessions, count = forwards(workers)
+                    speed = asyncio.run(tokens_per_second(url, num_streams, options.tokens))
+                    found.speeds.append(speed)
+                    more_sessions, more = forwards(workers)
+                    found.batches.append((more_sessions - sessions) / (more - count))
+    return measured
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--size", choices=SIZES, default=THIRD_BILLION)
+    parser.add_argument("--dtype", choices=DTYPES, action="append")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64)
     options = parser.parse_args()
-    speeds: dict[int, list[float]] = {1: [], 8: [], 16: []}
-    with tempfile.TemporaryDirectory() as scratch:
-        home = Path(scratch)
-        model = build("llama", max_position_embeddings=2048, **SIZES[SIZE])
-        directory = save(model.to(getattr(torch, options.dtype)), home / "bench", shard="2GB")
-        del model
-        state_file = home / "state.json"
-        swarm = Brigade(
-            "up",
-            f"--model={directory}",
-            "--port=0",
-            f"--dtype={options.dtype}",
-            f"--threads={options.threads}",
-            f"--state-file={state_file}",
-            home=home,
+    rows: list[list[object]] = []
+    for dtype in options.dtype or DTYPES:
+        measured = measure(options.size, dtype, options)
+        alone = measured[1].speeds
+        rows.extend(
+            [
+                *(dtype, num_streams, f"{statistics.median(found.speeds):.1f}"),
+                *(ratio(found.speeds, alone), f"{statistics.median(found.batches):.1f}"),
+            ]
+            for num_streams, found in measured.items()
         )
-        try:
-            swarm.wait_for("the swarm is up", 300)
-            url = json.loads(state_file.read_text())["gateway"]["url"]
-            asyncio.run(tokens_per_second(url, 2, 8))
-            for _ in range(options.rounds):
-                for num_streams, measured in speeds.items():
-                    measured.append(
-                        asyncio.run(tokens_per_second(url, num_streams, options.tokens))
-                    )
-        finally:
-            swarm.stop()
     show(
-        f"{SIZE}, {options.dtype}, 3 workers of {options.threads} threads, tokens/s of all streams",
-        ["streams", "tokens/s", "multiple of one stream (range)"],
-        [
-            [num_streams, f"{statistics.median(measured):.1f}", ratio(measured, speeds[1])]
-            for num_streams, measured in speeds.items()
-        ],
+        f"{options.size}, 3 workers of {options.threads} threads, tokens/s of all streams",
+        ["dtype", "streams", "tokens/s", "times one stream (range)", "sessions a forward"],
+        rows,
     )
 
 

@@ -1,0 +1,96 @@
+"""Hosts on one wire: network namespaces of this machine, each with a link to one bridge."""
+
+import itertools
+import os
+import shutil
+import subprocess
+from types import TracebackType
+from typing import Self
+
+PREFIX = "bb"
+"""Interfaces have short names, see IFNAMSIZ: the process's number follows, and the host's."""
+
+
+class NoNamespaces(Exception):
+    """Why there can be none here."""
+
+
+class Hosts:
+    """Some hosts, made when entered and unmade when left."""
+
+    def __init__(self, num_hosts: int) -> None:
+        self.numbers = range(num_hosts)
+        self._tag = f"{PREFIX}{os.getpid()}"
+        self._subnet = f"10.{200 + os.getpid() % 50}.{os.getpid() // 50 % 250}"
+        self.address_outside = f"{self._subnet}.254"
+
+    def __enter__(self) -> Self:
+        """Raises NoNamespaces."""
+        if os.getuid() != 0 or not shutil.which("ip") or not shutil.which("bridge"):
+            raise NoNamespaces("only root can make network namespaces, with iproute2")
+        try:
+            self._make()
+        except subprocess.CalledProcessError as error:
+            self._unmake()
+            raise NoNamespaces(f"{' '.join(error.cmd)}: {error.stderr.strip()}") from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._unmake()
+
+    def namespace(self, host: int) -> str:
+        """The name of a host's namespace."""
+        return f"{self._tag}-{host}"
+
+    def address(self, host: int) -> str:
+        """A host's address."""
+        return f"{self._subnet}.{host + 1}"
+
+    def part(self, *hosts: int) -> None:
+        """None of these hosts reaches another of them; nobody is told, and others reach all."""
+        for host in hosts:
+            _run(f"bridge link set dev {self._port(host)} isolated on")
+
+    def heal(self) -> None:
+        """Every host reaches every other."""
+        for host in self.numbers:
+            _run(f"bridge link set dev {self._port(host)} isolated off")
+
+    def unplug(self, host: int) -> None:
+        """A host reaches nobody, until it is plugged in again."""
+        _run(f"ip link set {self._port(host)} down")
+
+    def plug_in(self, host: int) -> None:
+        """A host has its link back."""
+        _run(f"ip link set {self._port(host)} up")
+
+    def _port(self, host: int) -> str:
+        return f"{self._tag}p{host}"
+
+    def _make(self) -> None:
+        _run(f"ip link add {self._tag} type bridge")
+        _run(f"ip addr add {self.address_outside}/24 dev {self._tag}")
+        _run(f"ip link set {self._tag} up")
+        for host in self.numbers:
+            name, port = self.namespace(host), self._port(host)
+            _run(f"ip netns add {name}")
+            _run(f"ip link add {port} type veth peer name eth0 netns {name}")
+            _run(f"ip link set {port} master {self._tag} up")
+            _run(f"ip -n {name} link set lo up")
+            _run(f"ip -n {name} addr add {self.address(host)}/24 dev eth0")
+            _run(f"ip -n {name} link set eth0 up")
+
+    def _unmake(self) -> None:
+        ports = [f"ip link del {self._port(host)}" for host in self.numbers]
+        names = [f"ip netns del {self.namespace(host)}" for host in self.numbers]
+        for command in itertools.chain(ports, names, [f"ip link del {self._tag}"]):
+            subprocess.run(command.split(), capture_output=True, check=False)
+
+
+def _run(command: str) -> None:
+    subprocess.run(command.split(), capture_output=True, check=True, text=True)
