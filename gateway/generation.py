@@ -324,6 +324,8 @@ class Generation:
 
     def _refused(self, worker: PeerId, refused: Refused) -> list[Action]:
         self._log.info("step_refused", worker=worker, reason=refused.reason, detail=refused.detail)
+        if refused.reason == "next_unreachable" and 0 < refused.cached <= self._session.confirmed:
+            return []  # a link that broke after it had carried the step
         self._has_less(worker, refused)
         self._cannot_be_done(worker, refused)
         blamed = self._to_blame(worker, refused)

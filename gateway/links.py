@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Set
 from itertools import pairwise
 
@@ -31,6 +32,9 @@ log = structlog.get_logger()
 
 MAX_STANDING_LINKS = 64
 """Links kept to workers of the view before any session needs them."""
+
+MAX_UNTOLD = 1024
+"""Sessions that a worker without a link is told of, should it come back, that they are over."""
 
 AVOID_SECONDS = 5.0
 MAX_AVOID_SECONDS = 160.0
@@ -65,6 +69,8 @@ class Links:
         self._avoided_until: dict[PeerId, float] = {}
         self._strikes: dict[PeerId, int] = {}
         self._leaving: set[PeerId] = set()
+        self._untold: dict[PeerId, deque[Close]] = {}
+        watcher.linked = self.linked
 
     def open_inbox(self, session: SessionId) -> Inbox:
         """Where everything that concerns a session will arrive."""
@@ -102,7 +108,12 @@ class Links:
         return self._avoided_until.keys()
 
     def blame(self, worker: PeerId) -> None:
-        """Leave a worker out of all routes for a while, longer each time."""
+        """Leave a worker out of all routes for a while, longer each time.
+
+        It is one incident that many sessions notice: what comes while it is avoided adds nothing.
+        """
+        if worker in self.avoided():
+            return
         strikes = self._strikes[worker] = self._strikes.get(worker, 0) + 1
         seconds = min(AVOID_SECONDS * 2 ** (strikes - 1), MAX_AVOID_SECONDS)
         self._avoided_until[worker] = self._clock() + seconds
@@ -181,6 +192,8 @@ class Links:
 
     def _on_joined(self, link: Link) -> None:
         self._introduced[link.peer] = {}
+        for close in self._untold.pop(link.peer, ()):
+            link.post(close)
         link.post(Introduce(()))  # so that it tells us its status
 
     def _on_lost(self, worker: PeerId) -> None:
@@ -212,6 +225,14 @@ class Links:
         for worker in workers:
             if link := self._pool.get(worker):
                 _post_quietly(link, message)
+            else:
+                self._keep_untold(worker, message)
+
+    def _keep_untold(self, worker: PeerId, message: Close) -> None:
+        """A worker whose link broke may come back, and hold the session still."""
+        while len(self._untold) >= MAX_STANDING_LINKS and worker not in self._untold:
+            del self._untold[next(iter(self._untold))]
+        self._untold.setdefault(worker, deque(maxlen=MAX_UNTOLD)).append(message)
 
     def _tell_all(self, event: Event) -> None:
         for inbox in self._inboxes.values():

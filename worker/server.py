@@ -6,7 +6,7 @@ carried over by `call_soon_threadsafe`.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Protocol
@@ -39,6 +39,7 @@ from shared.wire.messages import (
 from worker.copies import GATHER_SECONDS, Copies
 from worker.engine import Engine
 from worker.neighbours import Neighbours
+from worker.parts import PartKey
 from worker.scoring import MAX_SCORED
 from worker.sessions import Sessions
 from worker.steps import pieces
@@ -100,6 +101,7 @@ class WorkerServer:
         self._loop = asyncio.get_running_loop()
         self._copies = Copies(self._answer)
         self._flush: asyncio.TimerHandle | None = None
+        self._pushed: dict[PartKey, Step] = {}
 
     @property
     def status(self) -> Status:
@@ -128,7 +130,7 @@ class WorkerServer:
         """Free what nobody has stepped for a lease."""
         if freed := self.sessions.expire(self._clock()):
             log.info("sessions_expired", parts=len(freed))
-            self._engine.free(freed)
+            self._free(freed)
             self.tell_gateways()
 
     def _on_frame(self, link: Link, frame: Frame) -> None:
@@ -150,7 +152,22 @@ class WorkerServer:
     def _on_lost(self, peer: PeerId) -> None:
         self._gateways.discard(peer)
         self._copies.flush()  # if it was the next hop, gateways are about to need them
+        self._report_pushes(peer)
         self.sessions.orphan(peer, self._clock() + ORPHAN_SECONDS)
+
+    def _report_pushes(self, peer: PeerId) -> None:
+        """Steps pushed over a link that broke may never have arrived."""
+        lost = {key: step for key, step in self._pushed.items() if step.hops[1].worker == peer}
+        for key, step in lost.items():
+            del self._pushed[key]
+            end = step.position + step.count
+            error = StepRefused("next_unreachable", "the link broke", cached=end)
+            self._tell_refused(step, error, lost=peer)
+
+    def _free(self, parts: Sequence[PartKey]) -> None:
+        self._engine.free(parts)
+        for key in parts:
+            self._pushed.pop(key, None)
 
     def _on_close(self, close: Close, gateway: PeerId) -> None:
         session = SessionId(close.session)
@@ -159,8 +176,10 @@ class WorkerServer:
         prefix = close.prefix if self._shape.batches else ()
         kept = self.sessions.keep(session, gateway, prefix)
         self._engine.keep(kept)
+        for part, _ in kept:
+            self._pushed.pop(part, None)
         freed = self.sessions.close(session, gateway, close.epoch)
-        self._engine.free(freed + self.sessions.take_evicted())
+        self._free(freed + self.sessions.take_evicted())
         if kept or freed:
             self.tell_gateways()
 
@@ -181,7 +200,7 @@ class WorkerServer:
                 self._run(piece, rows, context)
         except StepRefused as error:
             self._refuse(step, error)
-        self._engine.free(self.sessions.take_evicted())
+        self._free(self.sessions.take_evicted())
         if len(self.sessions) != num_sessions:
             self.tell_gateways()
 
@@ -194,7 +213,7 @@ class WorkerServer:
             tokens = min(part.adopts.tokens, step.position)
             self._engine.adopt(part.adopts.source, key, tokens, part.pages)
         if evicted := self.sessions.take_evicted():
-            self._engine.free(evicted)  # before the step that gets their pages
+            self._free(evicted)  # before the step that gets their pages
         post = self._loop.call_soon_threadsafe
         self._engine.submit(
             Work(
@@ -241,7 +260,7 @@ class WorkerServer:
         # The step was counted but never ran. Steps of a newer route that wait behind it go down
         # with it, so that route must hear of it.
         epoch = max(step.epoch, self.sessions.forget(key))
-        self._engine.free([key])
+        self._free([key])
         self._refuse(msgspec.structs.replace(step, epoch=epoch), error)
 
     def _on_done(self, step: Step, outcome: Outcome) -> None:
@@ -280,6 +299,8 @@ class WorkerServer:
         if following == self._identity.peer:  # it took over the span after its own
             self._on_step(onward, memoryview(outcome.payload))
         else:
+            slim = msgspec.structs.replace(step, context=b"", prefix=())
+            self._pushed[SessionId(step.session), step.hops[0].span] = slim
             self._neighbours.push(following, frame, partial(self._on_unreachable, step))
         checkpoint = Checkpoint(
             step.session,

@@ -5,7 +5,7 @@ seen again extends nothing: only an announcement with a higher sequence does. A 
 has passed, or that was lost, is therefore out until it announces anew.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
@@ -67,9 +67,10 @@ class Sightings:
             self._forget_the_gone(clock)
         return changes
 
-    def expire(self, monotonic: float) -> Changes:
-        """Take out the workers whose lease has passed."""
-        return self._without([p for p, live in self._live.items() if live.expires_at <= monotonic])
+    def expire(self, monotonic: float, *, linked: Set[PeerId] = frozenset()) -> Changes:
+        """Take out the workers whose lease has passed, but for those that are `linked`."""
+        passed = [p for p, live in self._live.items() if live.expires_at <= monotonic]
+        return self._without(p for p in passed if p not in linked)
 
     def lose(self, peer: PeerId) -> Changes:
         """Take out a worker whose link broke, until it announces anew."""

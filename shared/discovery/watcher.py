@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 
 import structlog
 
@@ -21,8 +21,8 @@ class Watcher:
     """The live workers of one or several topics.
 
     What live links say wins over the directory: a worker reported `lost` is out at once, and
-    until it announces anew. `clock` is in seconds since the epoch, for the times that workers
-    write; leases run by `monotonic`.
+    until it announces anew; one that is `linked` stays, though its announcements be late. `clock`
+    is in seconds since the epoch, for the times that workers write; leases run by `monotonic`.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Watcher:
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._next_warning = float("-inf")
+        self.linked: Callable[[], Set[PeerId]] = frozenset
 
     @property
     def view(self) -> SwarmView:
@@ -62,7 +63,7 @@ class Watcher:
 
     async def refresh(self) -> None:
         """Poll once, now. Raises PeerUnreachable when the directory is down."""
-        self._tell(self._sightings.expire(self._monotonic()), reason="lease_passed")
+        self._expire()
         found = await asyncio.gather(*(self._directory.lookup(topic) for topic in self._topics))
         for topic, sightings in zip(self._topics, found, strict=True):
             self._merge(topic, sightings)
@@ -98,7 +99,11 @@ class Watcher:
         """Apart from polling, because a look-up may take longer than a lease has left."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            self._tell(self._sightings.expire(self._monotonic()), reason="lease_passed")
+            self._expire()
+
+    def _expire(self) -> None:
+        changes = self._sightings.expire(self._monotonic(), linked=self.linked())
+        self._tell(changes, reason="lease_passed")
 
     def _merge(self, topic: str, sightings: list[Sighting]) -> None:
         clock, monotonic = self._clock(), self._monotonic()

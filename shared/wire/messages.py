@@ -245,7 +245,11 @@ class Filled(Message, frozen=True, tag="filled"):
 
 
 class Refused(Message, frozen=True, tag="refused"):
-    """A worker did not run a step of this session."""
+    """A worker did not run a step of this session, or could not hand it on.
+
+    `cached` is where its cache ends; when a link to the next hop broke under way, where the step
+    that may be lost does.
+    """
 
     session: Session
     epoch: Epoch

@@ -153,3 +153,15 @@ async def test_a_wrong_clock_is_reported_once_a_minute(world: World):
         await world.watcher.refresh()
     assert [(log["event"], log["num"]) for log in logs] == [("records_refused", 1)]
     assert "one of the two clocks is wrong" in logs[0]["error"]
+
+
+async def test_a_linked_worker_stays_though_its_announcements_are_late(world: World):
+    await world.directory.announce(TOPIC, record(ANN))
+    await world.watcher.refresh()
+    world.watcher.linked = lambda: {ANN.peer}
+    world.wait(60)
+    await world.watcher.refresh()
+    assert list(world.watcher.view) == [ANN.peer]
+    world.watcher.linked = frozenset
+    await world.watcher.refresh()
+    assert world.watcher.view == {}
