@@ -21,6 +21,7 @@ from pathlib import Path
 
 import httpx
 import torch
+from transformers import AutoTokenizer
 
 from shared.swarm import SessionId, Span
 from tests.bench.tables import show
@@ -49,6 +50,7 @@ CASES = {
 }
 BEFORE, AFTER = 40, 60
 """Tokens before and after the event."""
+WORD = "road "
 MOST = 2000
 """Tokens asked for: standbys take a while to have run a long context."""
 
@@ -156,13 +158,18 @@ async def stream(client: httpx.AsyncClient, url: str, prompt: str) -> AsyncItera
 
 
 async def pause(
-    swarm: Swarm, client: httpx.AsyncClient, gateway: str, number: signal.Signals, prompt: str
+    swarm: Swarm,
+    client: httpx.AsyncClient,
+    gateway: str,
+    number: signal.Signals,
+    prompt: str,
+    context: int,
 ) -> tuple[float, float, float]:
     """Seconds: the longest gap after the event, the usual gap, and from asking to the event."""
     url = swarm.urls[gateway]
     await all_there(client, url)
     finding = asyncio.create_task(serving(client, url, LOST))
-    following = asyncio.create_task(standbys_follow(client, url, gateway, prompt))
+    following = asyncio.create_task(standbys_follow(client, url, gateway, context))
     asked = time.perf_counter()
     stamps: list[float] = []
     lost, at = "", 0
@@ -181,10 +188,15 @@ async def pause(
     return max(gaps[at - 1 :]), usual, stamps[BEFORE - 1] - asked
 
 
-async def standbys_follow(client: httpx.AsyncClient, url: str, gateway: str, prompt: str) -> None:
+def tokens_per_word(model: Path) -> int:
+    """Of WORD, as the model's tokenizer cuts it."""
+    return len(AutoTokenizer.from_pretrained(model)(WORD * 100)["input_ids"]) // 100
+
+
+async def standbys_follow(client: httpx.AsyncClient, url: str, gateway: str, context: int) -> None:
     """Wait until the standbys, if there are any, have run the context and some tokens more."""
     before = await replayed(client, url)
-    enough = len(SPANS) * (len(prompt.split()) + BEFORE)
+    enough = len(SPANS) * (context + BEFORE)
     while True:
         if gateway != "standby" or await replayed(client, url) >= before + enough:
             return
@@ -218,11 +230,11 @@ async def measure(home: Path, model: Path, contexts: list[int], rounds: int) -> 
     limits = httpx.Timeout(600)
     async with twins(home, model) as swarm, httpx.AsyncClient(timeout=limits) as client:
         for context in contexts:
-            prompt = "road " * context
+            prompt = WORD * (context // tokens_per_word(model))
             prefill = statistics.median(prefill_seconds(model, context) for _ in range(3))
             for case, (gateway, number) in CASES.items():
                 found = [
-                    await pause(swarm, client, gateway, number, f"{n} {case} {prompt}")
+                    await pause(swarm, client, gateway, number, f"{n} {case} {prompt}", context)
                     for n in range(rounds)
                 ]
                 stall, usual, again = (statistics.median(part) for part in zip(*found, strict=True))
