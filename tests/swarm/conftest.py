@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ class Swarm:
 
     process: Brigade
     state: dict[str, Any]
+    clients: list[OpenAI] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -29,7 +30,9 @@ class Swarm:
 
     def client(self) -> OpenAI:
         """The official SDK, pointed at the gateway, not retrying."""
-        return OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0, timeout=60)
+        made = OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0, timeout=60)
+        self.clients.append(made)
+        return made
 
 
 @pytest.fixture
@@ -71,4 +74,6 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
     yield bring_up
     for swarm in swarms:
+        for client in swarm.clients:
+            client.close()
         swarm.process.stop()
