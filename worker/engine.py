@@ -125,6 +125,8 @@ class Engine:
 
     def _drop(self, keys: Sequence[PartKey], chores: Sequence[Callable[[], None]]) -> None:
         """Forget waiting steps, and do chores before the next batch, in the order they come."""
+        if not (keys or chores):
+            return  # every step asks whether there is anything to free: that must wake nobody
         with self._condition:
             gone = set(keys)
             self._waiting = [work for work in self._waiting if work.key not in gone]

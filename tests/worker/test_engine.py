@@ -441,3 +441,14 @@ def test_scores_before_the_last_block_are_refused(engine: Engine):
         )
     )  # fmt: skip
     assert reason(future) == "bad_step"
+
+
+def test_to_free_nothing_wakes_nobody(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    woken: list[str] = []
+    monkeypatch.setattr(engine._condition, "notify", lambda: woken.append("engine"))
+    engine.free([])
+    engine.keep([])
+    assert woken == []
+    engine.free([key(1)])
+    assert woken == ["engine"]
+    monkeypatch.undo()
