@@ -75,12 +75,8 @@ class Checkpoints:
         """Begin keeping a session's checkpoints."""
         self._sessions[session] = _Held()
 
-    def drop(self, session: SessionId) -> None:
-        """Forget a session."""
-        self.num_bytes -= self._sessions.pop(session).num_bytes
-
     def keep(self, session: SessionId, keys: tuple[bytes, ...]) -> None:
-        """Forget a session, but for the rows of its first pages, named by their `keys`."""
+        """Forget a session, but for the rows of its first pages, if any, named by their `keys`."""
         self.truncate(session, len(keys) * PREFIX_PAGE_TOKENS)
         held = self._sessions.pop(session)
         if not (keys and held.blocks) or keys[-1] in self._kept_under:

@@ -178,14 +178,16 @@ class Generation:
         return self._checkpoints.held(self._id, block)
 
     def _seconds_left(self) -> float:
-        statuses = [self._links.statuses.get(hop.worker) for hop in self._session.route]
         return self._patience.left(
             time.monotonic(),
             has_gaps=bool(self._session.gaps),
-            busy_seconds=sum(status.slowest_seconds for status in statuses if status)
-            if self._session.is_decoding
-            else None,
+            busy_seconds=self._busy_seconds() if self._session.is_decoding else None,
         )
+
+    def _busy_seconds(self) -> float:
+        """How long the route's workers may be busy with others' work."""
+        statuses = [self._links.statuses.get(hop.worker) for hop in self._session.route]
+        return sum(status.slowest_seconds for status in statuses if status)
 
     def _check_trouble(self) -> None:
         """Raises GenerationFailed when the route has been broken for too long."""
@@ -249,10 +251,10 @@ class Generation:
     def _seek_shadows(self) -> None:
         """Look for workers to shadow the hops that are about to leave, or all that have none."""
         session = self._session
-        if session.gaps or not (self._limits.has_standbys or self._links.any_is_leaving):
+        if session.gaps or not (self._limits.has_standbys or self._links.leaving):
             return
         for hop in session.route:
-            is_leaving = self._links.is_leaving(hop.worker)
+            is_leaving = hop.worker in self._links.leaving
             if shadow := session.shadow_of(hop):
                 shadow.takes_over |= is_leaving
             elif (is_leaving or self._limits.has_standbys) and self._can_shadow(hop):
@@ -282,7 +284,7 @@ class Generation:
                 del self._seekers[hop]
                 if hops:
                     self._touched |= {newcomer.worker for newcomer in hops}
-                    takes_over = self._links.is_leaving(hop.worker)
+                    takes_over = hop.worker in self._links.leaving
                     return self._session.shadow(hop, hops, takes_over=takes_over)
             case ViewChanged() | FrameArrived():
                 pass

@@ -68,7 +68,8 @@ class Links:
         self._introduced: dict[PeerId, dict[PeerId, str]] = {}
         self._avoided_until: dict[PeerId, float] = {}
         self._strikes: dict[PeerId, int] = {}
-        self._leaving: set[PeerId] = set()
+        self.leaving: set[PeerId] = set()
+        """The linked workers that have said that they are about to leave."""
         self._untold: dict[PeerId, deque[Close]] = {}
         watcher.linked = self.linked
 
@@ -91,15 +92,6 @@ class Links:
     def linked(self) -> Set[PeerId]:
         """The workers an open link leads to."""
         return {link.peer for link in self._pool.open_links()}
-
-    @property
-    def any_is_leaving(self) -> bool:
-        """Whether any worker has said that it is about to leave."""
-        return bool(self._leaving)
-
-    def is_leaving(self, worker: PeerId) -> bool:
-        """Whether this worker has."""
-        return worker in self._leaving
 
     def avoided(self) -> Set[PeerId]:
         """The workers that could not be dialled a moment ago."""
@@ -199,7 +191,7 @@ class Links:
     def _on_lost(self, worker: PeerId) -> None:
         log.info("worker_link_lost", worker=worker)
         self.statuses.pop(worker, None)
-        self._leaving.discard(worker)
+        self.leaving.discard(worker)
         self._introduced.pop(worker, None)
         self.watcher.lost(worker)
         self._tell_all(WorkerLost(worker))
@@ -216,9 +208,9 @@ class Links:
 
     def _heard_status(self, worker: PeerId, status: Status) -> None:
         self.statuses[worker] = status
-        if status.leaving and worker not in self._leaving:
+        if status.leaving and worker not in self.leaving:
             log.info("worker_is_leaving", worker=worker)
-            self._leaving.add(worker)
+            self.leaving.add(worker)
             self._tell_all(ViewChanged())
 
     def _close(self, workers: Iterable[PeerId], message: Close) -> None:

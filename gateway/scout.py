@@ -32,12 +32,12 @@ class Scout:
             worker: announcement
             for worker, announcement in self._links.watcher.view.items()
             if announcement.num_blocks == self._spec.num_blocks
-            and not self._links.is_leaving(worker)
         }
+        held_in_blame = self._blame.avoided(time.monotonic()) | self._links.avoided()
         return plan_route(
             view,
             span,
-            avoid=self._blame.avoided(time.monotonic()) | self._links.avoided() | avoid,
+            avoid=held_in_blame | self._links.leaving | avoid,
             load={worker: status.sessions for worker, status in self._links.statuses.items()},
         )
 

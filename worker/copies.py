@@ -7,6 +7,8 @@ in it. Copies of prefill steps, and of steps that ask for it, go out as they are
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from shared.swarm import PeerId
 from shared.wire.messages import MAX_GATHERED_TOKENS, Checkpoint
 
@@ -70,13 +72,5 @@ class Copies:
 
     def _flush(self, key: tuple[bytes, int]) -> None:
         waiting = self._waiting.pop(key)
-        first = waiting.first
-        copy = Checkpoint(
-            first.session,
-            first.epoch,
-            first.block,
-            first.position,
-            len(waiting.payloads),
-            first.dtype,
-        )
+        copy = msgspec.structs.replace(waiting.first, count=len(waiting.payloads))
         self._send(waiting.gateway, copy, b"".join(waiting.payloads))

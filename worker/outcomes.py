@@ -6,7 +6,7 @@ from torch import Tensor
 
 from shared.errors import StepRefused
 from shared.wire.messages import PayloadDtype, TokenLogprobs, WireDtype
-from worker.sampling import logprobs, sample
+from worker.sampling import finite, logprobs, sample
 from worker.scoring import rows_wanted, score
 from worker.tensors import encode_int8, name_of, to_payload
 from worker.wants import Want, bent
@@ -86,12 +86,12 @@ def _choose_tokens(wants: list[list[Want]], logits: Tensor) -> list[Outcome | St
     flat = [want for of_step in wants for want in of_step]
     ids = sample(bent(logits, flat), [w.sampling for w in flat], [w.position for w in flat])
     told = _logprobs(flat, logits, ids)
-    finite = logits.amax(-1).isfinite().tolist()  # a NaN anywhere in the row is its maximum
+    are_finite = finite(logits).tolist()
     outcomes: list[Outcome | StepRefused] = []
     taken = 0
     for of_step in wants:
         rows = range(taken, taken + len(of_step))
-        if all(finite[row] for row in rows):
+        if all(are_finite[row] for row in rows):
             tokens = tuple(ids[row] for row in rows)
             outcomes.append(
                 Outcome(token_ids=tokens, logprobs=tuple(told[row] for row in rows if row in told))

@@ -45,6 +45,11 @@ def sample(logits: Tensor, params: Sequence[Sampling], positions: Sequence[int])
     return drawn.tolist()
 
 
+def finite(logits: Tensor) -> Tensor:
+    """Which rows of `logits` [rows, vocab_size] are numbers throughout: bool [rows]."""
+    return logits.amax(-1).isfinite()  # a NaN anywhere in a row is its maximum
+
+
 def logprobs(logits: Tensor, ids: Sequence[int], counts: Sequence[int]) -> list[TokenLogprobs]:
     """How likely each row finds its token of `ids`, with as many of the likeliest as `counts` says.
 

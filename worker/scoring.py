@@ -8,7 +8,7 @@ from torch import Tensor
 
 from shared.errors import StepRefused
 from shared.wire.messages import SamplingContext, TokenLogprobs
-from worker.sampling import logprobs
+from worker.sampling import finite, logprobs
 from worker.wants import unpacked
 
 MAX_SCORED = 64
@@ -38,7 +38,7 @@ def score(logits: Tensor, ids: Sequence[int], num_logprobs: int) -> tuple[TokenL
 
     Raises StepRefused when they are no numbers.
     """
-    if not bool(logits.amax(-1).isfinite().all()):  # a NaN anywhere in a row is its maximum
+    if not bool(finite(logits).all()):
         raise StepRefused("engine_failed", "the logits are not finite")
     own = logits.gather(1, torch.tensor(ids, device=logits.device)[:, None])
     ranks = (1 + (logits > own).sum(-1)).tolist()

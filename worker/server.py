@@ -39,7 +39,7 @@ from shared.wire.messages import (
 from worker.copies import GATHER_SECONDS, Copies
 from worker.engine import Engine
 from worker.neighbours import Neighbours
-from worker.parts import PartKey
+from worker.parts import PartKey, part_of
 from worker.scoring import MAX_SCORED
 from worker.sessions import Sessions
 from worker.steps import pieces
@@ -208,7 +208,7 @@ class WorkerServer:
         part = self.sessions.admit(step, self._clock())
         if part is None:
             return  # a route the session has left
-        key = (SessionId(step.session), step.hops[0].span)
+        key = part_of(step)
         if part.adopts:
             tokens = min(part.adopts.tokens, step.position)
             self._engine.adopt(part.adopts.source, key, tokens, part.pages)
@@ -256,7 +256,7 @@ class WorkerServer:
             raise StepRefused("bad_step", "asks for a sample before the last block")
 
     def _on_failed(self, step: Step, error: StepRefused) -> None:
-        key = (SessionId(step.session), step.hops[0].span)
+        key = part_of(step)
         # The step was counted but never ran. Steps of a newer route that wait behind it go down
         # with it, so that route must hear of it.
         epoch = max(step.epoch, self.sessions.forget(key))
@@ -300,7 +300,7 @@ class WorkerServer:
             self._on_step(onward, memoryview(outcome.payload))
         else:
             slim = msgspec.structs.replace(step, context=b"", prefix=())
-            self._pushed[SessionId(step.session), step.hops[0].span] = slim
+            self._pushed[part_of(step)] = slim
             self._neighbours.push(following, frame, partial(self._on_unreachable, step))
         checkpoint = Checkpoint(
             step.session,

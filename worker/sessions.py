@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from shared.errors import StepRefused
 from shared.swarm import PeerId, SessionId, Span
 from shared.wire.messages import MAX_EPOCH, PREFIX_PAGE_TOKENS, Step
-from worker.parts import PartKey
+from worker.parts import PartKey, part_of
 from worker.prefixes import Kept, Match, Prefixes
 
 MAX_CLOSED = 4096
@@ -67,7 +67,7 @@ class Sessions:
         Raises StepRefused.
         """
         span = step.hops[0].span
-        key = (SessionId(step.session), span)
+        key = part_of(step)
         part = self._parts.get(key)
         if self.is_closed(key[0], step.gateway, step.epoch):
             return None

@@ -17,7 +17,8 @@ import torch
 from openai import OpenAI
 from transformers import AutoModelForCausalLM
 
-from tests.bench.sizes import HALF_BILLION, SIZES, saved
+from tests.bench.options import DTYPES, options_for
+from tests.bench.sizes import HALF_BILLION, saved
 from tests.bench.swarms import running
 from tests.bench.tables import ratio, show
 from tests.bench.whole import Whole
@@ -25,7 +26,6 @@ from tests.bench.whole import Whole
 PROMPT = "Tell me a story about a long line of people who hand on buckets of water. " * 4
 PROMPT_TOKENS = 96
 """About what the chat template makes of PROMPT."""
-DTYPES = ("float32", "bfloat16")
 
 Generate = Callable[[int], object]
 """Makes so many tokens from the prompt."""
@@ -104,10 +104,7 @@ def measure(ways: dict[str, Generate], rounds: int, tokens: int) -> dict[str, li
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=SIZES, default=HALF_BILLION)
-    parser.add_argument("--dtype", choices=DTYPES, action="append")
-    parser.add_argument("--threads", type=int, default=1)
+    parser = options_for(__doc__, size=HALF_BILLION)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=48)
     options = parser.parse_args()

@@ -5,7 +5,6 @@ the worker itself accounts for. What is mapped from files is torch's own code, w
 a machine share, and weights that are not packed. `python -m tests.bench.memory [--dtype bfloat16]`
 """
 
-import argparse
 import asyncio
 import re
 import tempfile
@@ -14,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from tests.bench.decode import DTYPES
+from tests.bench.options import DTYPES, options_for
 from tests.bench.sizes import HALF_BILLION, SIZES, saved
 from tests.bench.streams import tokens_per_second
 from tests.bench.swarms import running
@@ -94,10 +93,7 @@ def rows_of(size: str, dtype: str, threads: int, num_streams: int) -> list[list[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=SIZES, default=HALF_BILLION)
-    parser.add_argument("--dtype", choices=DTYPES, action="append")
-    parser.add_argument("--threads", type=int, default=1)
+    parser = options_for(__doc__, size=HALF_BILLION)
     parser.add_argument("--streams", type=int, default=8)
     options = parser.parse_args()
     show(

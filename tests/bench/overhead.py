@@ -5,7 +5,6 @@ attention alone; what is left is Python, dispatch and small operators. Beside it
 machine reads memory, measured in the same turns. `python -m tests.bench.overhead [--threads 1]`
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.swarm import Span
-from tests.bench.decode import DTYPES
+from tests.bench.options import DTYPES, options_for
 from tests.bench.sizes import SIZES, THIRD_BILLION, saved
 from tests.bench.tables import show
 from worker.attention import attention, batch_of
@@ -106,10 +105,7 @@ def row_of(dtype: str, rows: int, step: Step, times: list[float]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=SIZES, default=THIRD_BILLION)
-    parser.add_argument("--dtype", choices=DTYPES, action="append")
-    parser.add_argument("--threads", type=int, default=1)
+    parser = options_for(__doc__, size=THIRD_BILLION)
     parser.add_argument("--context", type=int, default=64, help="tokens each session has cached")
     parser.add_argument("--rounds", type=int, default=25)
     options = parser.parse_args()

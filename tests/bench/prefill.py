@@ -5,7 +5,6 @@ transformers' forward on the same random llama and threads, which gives the last
 and the cache, too. `python -m tests.bench.prefill [--tokens 2048]`
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -15,8 +14,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.bench.decode import DTYPES
-from tests.bench.sizes import SIZES, THIRD_BILLION, saved
+from tests.bench.options import DTYPES, options_for
+from tests.bench.sizes import THIRD_BILLION, saved
 from tests.bench.tables import ratio, show
 from tests.bench.whole import Whole
 from worker.settings import WorkerSettings
@@ -62,10 +61,7 @@ def compare(size: str, dtype: str, rounds: int, tokens: int) -> list[list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=SIZES, default=THIRD_BILLION)
-    parser.add_argument("--dtype", choices=DTYPES, action="append")
-    parser.add_argument("--threads", type=int, default=1)
+    parser = options_for(__doc__, size=THIRD_BILLION)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=2048)
     options = parser.parse_args()

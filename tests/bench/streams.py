@@ -18,8 +18,8 @@ from pathlib import Path
 import httpx
 from openai import AsyncOpenAI
 
-from tests.bench.decode import DTYPES
-from tests.bench.sizes import SIZES, THIRD_BILLION, saved
+from tests.bench.options import DTYPES, options_for
+from tests.bench.sizes import THIRD_BILLION, saved
 from tests.bench.swarms import running
 from tests.bench.tables import ratio, show
 
@@ -91,10 +91,7 @@ def measure(size: str, dtype: str, options: argparse.Namespace) -> dict[int, Mea
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=SIZES, default=THIRD_BILLION)
-    parser.add_argument("--dtype", choices=DTYPES, action="append")
-    parser.add_argument("--threads", type=int, default=1)
+    parser = options_for(__doc__, size=THIRD_BILLION)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64)
     options = parser.parse_args()

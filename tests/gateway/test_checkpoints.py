@@ -73,7 +73,7 @@ def test_a_budget_of_nothing_keeps_nothing_and_fails_nothing():
 def test_dropping_a_session_gives_its_bytes_back():
     checkpoints = opened()
     checkpoints.add(ONE, 8, stretch(0, "abc"))
-    checkpoints.drop(ONE)
+    checkpoints.keep(ONE, ())
     assert checkpoints.num_bytes == 0
 
 

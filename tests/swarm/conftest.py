@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from openai import OpenAI
+from transformers import PreTrainedModel
 
+from tests.models import build, save
 from tests.swarm.processes import Brigade
 
 Up = Callable[..., "Swarm"]
@@ -33,6 +35,18 @@ class Swarm:
         made = OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0, timeout=60)
         self.clients.append(made)
         return made
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    """A tiny random llama."""
+    return build("llama")
+
+
+@pytest.fixture(scope="module")
+def directory(model: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, on disk."""
+    return save(model, tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture

@@ -49,6 +49,13 @@ async def undisturbed(made: InProcessSwarm) -> list[int]:
     return [token.token_id async for token in tokens_of(made)]
 
 
+async def slowly(made: InProcessSwarm) -> AsyncIterator[int]:
+    """The same, taken one by one: a model this small would be done before anybody can move."""
+    async for token in tokens_of(made):
+        yield token.token_id
+        await asyncio.sleep(0.005)
+
+
 def leave(made: InProcessSwarm, index: int) -> None:
     """What a worker does first when it is told to stop."""
     made.servers[index].sessions.is_draining = True
@@ -68,9 +75,8 @@ async def test_a_worker_that_leaves_is_empty_long_before_the_stream_ends(
     route = watched_route(twins, monkeypatch)
     got: list[int] = []
     leaver, empty_at = -1, 0
-    async for token in tokens_of(twins):
-        got.append(token.token_id)
-        await asyncio.sleep(0.005)  # a model this small would be done before anybody can move
+    async for token_id in slowly(twins):
+        got.append(token_id)
         if len(got) == 10:
             leaver = twins.index_of(route[pair].worker)
             leave(twins, leaver)
@@ -88,9 +94,8 @@ async def test_all_of_a_route_may_leave_at_once(
     expected = await undisturbed(twins)
     route = watched_route(twins, monkeypatch)
     got: list[int] = []
-    async for token in tokens_of(twins):
-        got.append(token.token_id)
-        await asyncio.sleep(0.005)
+    async for token_id in slowly(twins):
+        got.append(token_id)
         if len(got) == 10:
             for hop in tuple(route):
                 leave(twins, twins.index_of(hop.worker))
@@ -105,9 +110,8 @@ async def test_a_standby_takes_over_from_a_worker_that_crashes(
     expected = await undisturbed(guarded)
     route = watched_route(guarded, monkeypatch)
     got: list[int] = []
-    async for token in tokens_of(guarded):
-        got.append(token.token_id)
-        await asyncio.sleep(0.005)
+    async for token_id in slowly(guarded):
+        got.append(token_id)
         if len(got) == 40:
             await guarded.crash(guarded.index_of(route[pair].worker))
     assert got == expected
@@ -131,9 +135,8 @@ def watched_route(made: InProcessSwarm, monkeypatch: pytest.MonkeyPatch) -> list
 
 async def test_a_standby_has_run_the_text_before_it_is_needed(guarded: InProcessSwarm):
     got = 0
-    async for _ in tokens_of(guarded):
+    async for _ in slowly(guarded):
         got += 1
-        await asyncio.sleep(0.005)
         if got == 40:
             assert all(len(server.sessions) == 1 for server in guarded.servers)
             assert all(tokens >= len(PROMPT) + 30 for tokens in guarded.take_counts())

@@ -9,23 +9,12 @@ from transformers import PreTrainedModel
 from shared.errors import StepRefused
 from shared.wire.messages import TokenLogprobs
 from tests.inprocess import InProcessSwarm, swarm
-from tests.models import build, save
 from worker.engine import Engine
 from worker.scoring import MAX_SCORED
 from worker.work import Work
 
 SPANS = ["0:2", "2:4", "4:6"]
 PROMPT = [(7 * i) % 300 + 10 for i in range(150)]
-
-
-@pytest.fixture(scope="module")
-def model() -> PreTrainedModel:
-    return build("llama")
-
-
-@pytest.fixture(scope="module")
-def directory(model: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(model, tmp_path_factory.mktemp("scored") / "tiny")
 
 
 async def scores(s: InProcessSwarm, num_logprobs: int = 3) -> tuple[TokenLogprobs, ...]:

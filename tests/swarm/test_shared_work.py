@@ -10,20 +10,9 @@ from transformers import PreTrainedModel
 
 from shared.wire.messages import Sampling
 from tests.inprocess import swarm
-from tests.models import build, save
 
 SPANS = ["0:2", "2:4", "4:6"]
 PROMPT = [(7 * i) % 300 + 10 for i in range(150)]
-
-
-@pytest.fixture(scope="module")
-def model() -> PreTrainedModel:
-    return build("llama")
-
-
-@pytest.fixture(scope="module")
-def directory(model: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(model, tmp_path_factory.mktemp("shared") / "tiny")
 
 
 def expected(model: PreTrainedModel, prompt: Sequence[int], tokens: int) -> list[int]:
