@@ -5,8 +5,10 @@ import json
 import os
 import signal
 import socket
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ from gateway.app import build_app
 from gateway.checkpoints import Checkpoints
 from gateway.generate import SwarmGenerator
 from gateway.generation import Limits
+from gateway.generator import Generator
 from gateway.links import Links
 from gateway.metrics import GatewayMetrics
 from gateway.redis_store import open_store
 from gateway.resume import Archive
+from gateway.served import Models, ServedModel
 from gateway.services import Services
 from gateway.settings import GatewaySettings
 from gateway.steady_store import SteadyStore
@@ -42,14 +46,42 @@ log = structlog.get_logger()
 
 def live(settings: GatewaySettings) -> None:
     """Serve HTTP until told to stop. Raises ConfigError or ModelError."""
-    directory = locate(settings.model)
-    spec = read_spec(directory, settings.model_name or name_of(settings.model))
-    asyncio.run(_serve(settings, spec, directory))
+    asyncio.run(_serve(settings, tuple(_files(settings)), _aliases(settings)))
 
 
-async def _serve(settings: GatewaySettings, spec: ModelSpec, model_directory: Path) -> None:
+@dataclass(frozen=True)
+class _Files:
+    """What of a model lies on this machine: its directory, and what was read there."""
+
+    directory: Path
+    spec: ModelSpec
+    text: ChatText
+
+
+def _files(settings: GatewaySettings) -> Iterator[_Files]:
+    models = settings.model or [""]
+    names = settings.model_name or [name_of(model) for model in models]
+    if len(names) != len(models):
+        raise ConfigError(
+            f"--model-name is given {len(names)} times and --model {len(models)} times; "
+            "give each model a name, or none of them"
+        )
+    for model, name in zip(models, names, strict=True):
+        directory = locate(model)
+        yield _Files(directory, read_spec(directory, name), ChatText.load(directory))
+
+
+def _aliases(settings: GatewaySettings) -> dict[str, str]:
+    pairs = [alias.partition("=") for alias in settings.model_aliases]
+    if wrong := next((alias for alias, _, name in pairs if not (alias and name)), None):
+        raise ConfigError(f"--model-aliases takes ALIAS=NAME, not {wrong!r}")
+    return {alias: name for alias, _, name in pairs}
+
+
+async def _serve(
+    settings: GatewaySettings, files: Sequence[_Files], aliases: dict[str, str]
+) -> None:
     store = open_store(settings.resume_store, max_bytes=settings.resume_bytes)
-    text = ChatText.load(model_directory)
     listener = _listen(settings)
     loop = asyncio.get_running_loop()
     # uvicorn handles the signals itself and raises them again at its end: to these, which only
@@ -61,19 +93,25 @@ async def _serve(settings: GatewaySettings, spec: ModelSpec, model_directory: Pa
     metrics = GatewayMetrics()
     async with (
         _archive(settings, store, metrics) as archive,
-        _swarm(settings, spec) as (links, peers),
+        _directory(settings) as (identity, directory),
+        AsyncExitStack() as stack,
     ):
-        metrics.watch_parts(checkpoints, admission, lambda: len(links.watcher.view))
+        links = [
+            await stack.enter_async_context(_links(settings, one.spec, identity, directory))
+            for one in files
+        ]
+        metrics.watch_parts(
+            checkpoints, admission, lambda: sum(len(one.watcher.view) for one in links)
+        )
+        means = partial(
+            SwarmGenerator, checkpoints=checkpoints, limits=_limits(settings), metrics=metrics
+        )
+        served = [
+            _served(one, to_workers, means(one.spec, to_workers), directory)
+            for one, to_workers in zip(files, links, strict=True)
+        ]
         services = Services(
-            spec=spec,
-            text=text,
-            generator=SwarmGenerator(spec, links, checkpoints, _limits(settings), metrics),
-            admission=admission,
-            metrics=metrics,
-            archive=archive,
-            snapshot=lambda: _snapshot(spec, links, peers),
-            is_ready=lambda: readiness(_snapshot(spec, links, peers)),
-            created=int((model_directory / "config.json").stat().st_mtime),
+            models=Models(served, aliases), admission=admission, metrics=metrics, archive=archive
         )
         server = uvicorn.Server(
             uvicorn.Config(
@@ -85,7 +123,7 @@ async def _serve(settings: GatewaySettings, spec: ModelSpec, model_directory: Pa
                 timeout_graceful_shutdown=int(services.shutdown_grace_seconds) + 5,
             )
         )
-        _say_ready(settings, listener, links)
+        _say_ready(settings, listener, identity)
         await server.serve(sockets=[listener])
 
 
@@ -109,11 +147,27 @@ async def _archive(
         await archive.close()
 
 
+def _served(
+    files: _Files, links: Links, generator: Generator, directory: KademliaDirectory
+) -> ServedModel:
+    def snapshot() -> dict[str, Any]:
+        return _snapshot(files.spec, links, directory)
+
+    return ServedModel(
+        spec=files.spec,
+        text=files.text,
+        generator=generator,
+        snapshot=snapshot,
+        is_ready=lambda: readiness(snapshot()),
+        created=int((files.directory / "config.json").stat().st_mtime),
+    )
+
+
 @asynccontextmanager
-async def _swarm(
-    settings: GatewaySettings, spec: ModelSpec
-) -> AsyncGenerator[tuple[Links, KademliaDirectory]]:
-    """The gateway's place in the swarm: discovery, the view, and links to workers."""
+async def _directory(
+    settings: GatewaySettings,
+) -> AsyncGenerator[tuple[Identity, KademliaDirectory]]:
+    """The gateway's own key, and its place among the nodes that know who hosts what."""
     identity = Identity.claim(settings.identity)
     directory = KademliaDirectory(
         identity,
@@ -123,18 +177,28 @@ async def _swarm(
         peer_cache=settings.peer_cache,
     )
     await directory.start()
+    try:
+        yield identity, directory
+    finally:
+        await directory.stop()
+
+
+@asynccontextmanager
+async def _links(
+    settings: GatewaySettings, spec: ModelSpec, identity: Identity, directory: KademliaDirectory
+) -> AsyncGenerator[Links]:
+    """The view of one model's workers, and links to them."""
     watcher = Watcher(directory, topic_of(settings.swarm, spec.name, spec.revision))
     await watcher.start()
     links = Links(identity, settings.swarm, watcher)
     keeper = asyncio.create_task(links.keep_linked())
     try:
-        yield links, directory
+        yield links
     finally:
         keeper.cancel()
         await asyncio.gather(keeper, return_exceptions=True)
         await links.close()
         await watcher.stop()
-        await directory.stop()
 
 
 def _listen(settings: GatewaySettings) -> socket.socket:
@@ -175,12 +239,12 @@ def _snapshot(spec: ModelSpec, links: Links, directory: KademliaDirectory) -> di
     return snapshot | {"gateway": links.peer, "known_nodes": directory.known_peers()}
 
 
-def _say_ready(settings: GatewaySettings, listener: socket.socket, links: Links) -> None:
+def _say_ready(settings: GatewaySettings, listener: socket.socket, identity: Identity) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     state = {
         "pid": os.getpid(),
         "url": f"http://{host}:{listener.getsockname()[1]}",
-        "peer_id": links.peer,
+        "peer_id": identity.peer,
     }
     if settings.state_file:
         write_state(settings.state_file, state)

@@ -1,16 +1,12 @@
 """What the routes are given: the process's parts, put together once at start."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from gateway.admission import Admission
-from gateway.generator import Generator
 from gateway.metrics import GatewayMetrics
 from gateway.resume import Archive
+from gateway.served import Models
 from gateway.store import MemoryStore
-from gateway.text import ChatText
-from shared.swarm import ModelSpec
 
 MAX_BODY_BYTES = 8 << 20
 ARCHIVE_BYTES = 256 << 20
@@ -25,20 +21,13 @@ def _archive() -> Archive:
 class Services:
     """Everything a route may call.
 
-    `snapshot` is what /swarm shows, see api/status.py; `is_ready` is true, or the sentence that
-    says why not; `created` is when the model was made, in seconds since the epoch. A stream's 200
-    is held until its first token or `hold_seconds`; then `: keep-alive` goes out every
-    `keep_alive_seconds`. When the server is told to stop, streams have `shutdown_grace_seconds`
-    to end by themselves.
+    A stream's 200 is held until its first token or `hold_seconds`; then `: keep-alive` goes out
+    every `keep_alive_seconds`. When the server is told to stop, streams have
+    `shutdown_grace_seconds` to end by themselves.
     """
 
-    spec: ModelSpec
-    text: ChatText
-    generator: Generator
+    models: Models
     admission: Admission
-    snapshot: Callable[[], dict[str, Any]]
-    is_ready: Callable[[], bool | str]
-    created: int
     metrics: GatewayMetrics = field(default_factory=GatewayMetrics)
     archive: Archive = field(default_factory=_archive)
     max_body_bytes: int = MAX_BODY_BYTES

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
-from shared.commands import Addresses, FilePath, OptionalPath, settings_config
+from shared.commands import Addresses, FilePath, Names, OptionalPath, settings_config
 from shared.logs import LogFormat, LogLevel
 from shared.wire.messages import WireDtype
 
@@ -13,12 +13,19 @@ GIB = 1 << 30
 
 
 class GatewaySettings(BaseSettings):
-    """Serve one model to OpenAI clients, computed by the workers of a swarm."""
+    """Serve models to OpenAI clients, computed by the workers of a swarm."""
 
     model_config = settings_config("GATEWAY_")
 
-    model: str = Field("", description="model directory or OWNER/NAME[@REVISION]; empty = bundled")
-    model_name: str = Field("", description="name clients ask for; empty = the directory's name")
+    model: Names = Field(
+        [], description="model directory or OWNER/NAME[@REVISION]; may be repeated; empty = bundled"
+    )
+    model_name: Names = Field(
+        [], description="name clients ask for, one for each model; empty = the directory's name"
+    )
+    model_aliases: Names = Field(
+        [], description="further names, each as ALIAS=NAME; may be repeated"
+    )
     host: str = Field("127.0.0.1", min_length=1, description="address HTTP is served on")
     port: int = Field(8000, ge=0, le=65535, description="port HTTP is served on; 0 = any free")
     join: Addresses = Field([], description="known nodes of the swarm; may be repeated")

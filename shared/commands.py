@@ -191,6 +191,9 @@ Addresses = Annotated[
 ]
 """Multiaddrs: `--join A --join B`, `X_JOIN=A,B` or `X_JOIN=["A","B"]`."""
 
+Names = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+"""Texts: `--model A --model B`, `X_MODEL=A,B` or `X_MODEL=["A","B"]`."""
+
 FilePath = Annotated[Path, AfterValidator(Path.expanduser)]
 """A path in which `~` is the home directory."""
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from gateway.api.logprobs import check_prompt_logprobs
-from gateway.api.models import check_model
 from gateway.api.resume import Wish, keep, recall
 from gateway.api.sampling import check_ids, sampling_of, stop_ids_of
 from gateway.api.schema import ChatRequest, Parsed, parse_chat
 from gateway.resume import Kept
 from gateway.resume_record import EventId, Head, Seen, digest_of
+from gateway.served import ServedModel
 from gateway.services import Services
 from shared.errors import GrammarError, ModelError, RequestError
 from shared.swarm import ModelSpec
@@ -31,6 +31,7 @@ class Call:
     With `stream` the events of its stream have ids, and `seen` is what the client had of it.
     """
 
+    model: ServedModel
     request: ChatRequest
     sampling: Sampling
     stop_ids: frozenset[int]
@@ -95,9 +96,11 @@ async def _again(services: Services, wish: Wish, kept: Kept) -> Call:
     services.metrics.resumed.inc()
     head, event = kept.record.head, EventId.parse(wish.last_event)
     parsed = parse_chat(json.loads(head.body))
+    model = services.models.find(parsed.request.model)
     if parsed.request.names_tokens:
-        await services.text.vocabulary.load()
+        await model.text.vocabulary.load()
     return Call(
+        model,
         parsed.request,
         head.sampling,
         frozenset(head.stop_ids),
@@ -105,15 +108,15 @@ async def _again(services: Services, wish: Wish, kept: Kept) -> Call:
         head.created,
         head.prompt_ids,
         head.max_tokens,
-        _headers(services, parsed) | ({} if event else {"idempotent-replayed": "true"}),
+        _headers(model, parsed) | ({} if event else {"idempotent-replayed": "true"}),
         kept,
         kept.stream if event or wish.is_resumable else "",
         event.seen if event else None,
     )
 
 
-def _headers(services: Services, parsed: Parsed) -> dict[str, str]:
-    headers = {"x-model-revision": services.spec.revision}
+def _headers(model: ServedModel, parsed: Parsed) -> dict[str, str]:
+    headers = {"x-model-revision": model.spec.revision}
     if parsed.ignored:
         headers["x-ignored-params"] = ", ".join(parsed.ignored)
     return headers
@@ -123,16 +126,17 @@ async def _begin(services: Services, body: dict[str, Any]) -> Call:
     """Everything that can be wrong with a request is found here, before any work."""
     created = int(time.time())
     parsed = parse_chat(body)
-    check_model(services.spec, parsed.request.model)
+    model = services.models.find(parsed.request.model)
     messages = [message.for_template() for message in parsed.request.messages]
-    check_ids(parsed.request, services.spec.vocab_size)
-    prompt = await asyncio.to_thread(services.text.render, messages)
-    max_tokens = prompt_budget(services.spec, len(prompt), parsed.request.budget)
+    check_ids(parsed.request, model.spec.vocab_size)
+    prompt = await asyncio.to_thread(model.text.render, messages)
+    max_tokens = prompt_budget(model.spec, len(prompt), parsed.request.budget)
     check_prompt_logprobs(parsed.request.prompt_logprobs, len(prompt))
-    grammar = await _checked(services, parsed)
-    stop_ids = stop_ids_of(parsed.request, services.text.stop_ids)
+    grammar = await _checked(model, parsed)
+    stop_ids = stop_ids_of(parsed.request, model.text.stop_ids)
     seed = secrets.randbits(63) if parsed.request.seed is None else parsed.request.seed
     return Call(
+        model,
         parsed.request,
         sampling_of(parsed.request, grammar, seed=seed, stop_ids=stop_ids),
         stop_ids,
@@ -140,19 +144,19 @@ async def _begin(services: Services, body: dict[str, Any]) -> Call:
         created,
         prompt,
         max_tokens,
-        _headers(services, parsed),
+        _headers(model, parsed),
     )
 
 
-async def _checked(services: Services, parsed: Parsed) -> Grammar | None:
+async def _checked(model: ServedModel, parsed: Parsed) -> Grammar | None:
     """The grammar of the answer. Raises RequestError when it, or logprobs, cannot be had."""
     asked = "logprobs" if parsed.request.logprobs else "prompt_logprobs"
     param = parsed.form.param if parsed.form else asked
     try:
         if parsed.request.names_tokens:
-            await services.text.vocabulary.load()
+            await model.text.vocabulary.load()
         if parsed.form:
-            return await services.text.vocabulary.checked(parsed.form.grammar)
+            return await model.text.vocabulary.checked(parsed.form.grammar)
     except GrammarError as error:
         sentence = f"Invalid value for '{param}': {error}"
         raise RequestError(sentence, param=param, reason="invalid_value") from error

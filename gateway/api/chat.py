@@ -1,7 +1,6 @@
 """POST /v1/chat/completions: from a request to an answer, whole or streamed."""
 
 import asyncio
-import hashlib
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -25,7 +24,6 @@ from gateway.generator import Token
 from gateway.resume_record import Seen
 from gateway.services import Services
 from gateway.token_stream import TokenStream
-from shared.swarm import ModelSpec
 
 PATHS: Final = ("/v1/chat/completions", "/chat/completions")
 
@@ -35,14 +33,14 @@ def chat_routes(services: Services) -> APIRouter:
     router = APIRouter(tags=["chat"])
 
     async def create(request: Request) -> Response:
-        wish = wish_of(request.headers, services.spec.revision)
+        wish = wish_of(request.headers, services.models.revisions)
         body = await read_body(request, wish, services.max_body_bytes)
         call = await accept(services, wish, body)
         answer, tokens = _generate(services, call)
         if call.request.stream:
             return await _streamed(services, call, request, answer, tokens)
         async with tokens:
-            return await unless_gone(request, _whole(services, call, answer, tokens))
+            return await unless_gone(request, _whole(call, answer, tokens))
 
     for path in PATHS:
         router.add_api_route(
@@ -73,11 +71,6 @@ def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
             return node
 
 
-def fingerprint(spec: ModelSpec) -> str:
-    """What a client may compare to see whether the same seed can give the same text."""
-    return "fp_" + hashlib.sha256(spec.revision.encode()).hexdigest()[:10]
-
-
 async def pieces(
     tokens: TokenStream, answer: Answer, *, num_seen: int = 0
 ) -> AsyncGenerator[Piece, None]:
@@ -102,12 +95,12 @@ def _generate(services: Services, call: Call) -> tuple[Answer, TokenStream]:
     )
     if call.kept is not None:
         call.kept.interrupt = tokens.interrupt
-    return _answer(services, call), tokens
+    return _answer(call), tokens
 
 
-def _answer(services: Services, call: Call) -> Answer:
+def _answer(call: Call) -> Answer:
     return Answer(
-        services.text.decoder(),
+        call.model.text.decoder(),
         stops=tuple(call.request.stop),
         stop_ids=call.stop_ids,
         max_tokens=call.max_tokens,
@@ -117,21 +110,21 @@ def _answer(services: Services, call: Call) -> Answer:
 
 def _source(services: Services, call: Call) -> AsyncGenerator[Token, None]:
     if call.kept is not None:
-        ends = partial(_is_complete, services, call)
+        ends = partial(_is_complete, call)
         is_patient = not call.request.stream
-        return call.kept.tokens(services.generator, ends=ends, is_patient=is_patient)
-    return services.generator.generate(
+        return call.kept.tokens(call.model.generator, ends=ends, is_patient=is_patient)
+    return call.model.generator.generate(
         call.prompt, sampling=call.sampling, max_tokens=call.max_tokens, stop_ids=call.stop_ids
     )
 
 
-def _is_complete(services: Services, call: Call, tokens: Sequence[Token]) -> bool:
-    answer = _answer(services, call)
+def _is_complete(call: Call, tokens: Sequence[Token]) -> bool:
+    answer = _answer(call)
     answer.feed(tokens)
     return answer.finish_reason is not None
 
 
-async def _whole(services: Services, call: Call, answer: Answer, tokens: TokenStream) -> Response:
+async def _whole(call: Call, answer: Answer, tokens: TokenStream) -> Response:
     said = [piece async for piece in pieces(tokens, answer)]
     message: dict[str, Any] = {
         "role": "assistant",
@@ -144,13 +137,13 @@ async def _whole(services: Services, call: Call, answer: Answer, tokens: TokenSt
         "object": "chat.completion",
         "created": call.created,
         "model": call.request.model,
-        "system_fingerprint": fingerprint(services.spec),
+        "system_fingerprint": call.model.fingerprint,
         "service_tier": "default",
         "choices": [
             {
                 "index": 0,
                 "message": message,
-                "logprobs": _logprobs(services, call, *said),
+                "logprobs": _logprobs(call, *said),
                 "finish_reason": answer.finish_reason,
             }
         ],
@@ -158,17 +151,17 @@ async def _whole(services: Services, call: Call, answer: Answer, tokens: TokenSt
     }
     if call.request.prompt_logprobs is not None:
         body["prompt_logprobs"] = await asyncio.to_thread(
-            prompt_logprobs_list, call.prompt, answer.prompt_logprobs, services.text.vocabulary
+            prompt_logprobs_list, call.prompt, answer.prompt_logprobs, call.model.text.vocabulary
         )
     return JSONResponse(body, headers=call.headers)
 
 
-def _logprobs(services: Services, call: Call, *said: Piece) -> dict[str, Any] | None:
+def _logprobs(call: Call, *said: Piece) -> dict[str, Any] | None:
     """The `logprobs` of what was said, where they were asked for."""
     if not call.request.logprobs:
         return None
     tokens = (token for piece in said for token in piece.tokens)
-    return logprobs_object(tokens, services.text.vocabulary)
+    return logprobs_object(tokens, call.model.text.vocabulary)
 
 
 async def _streamed(
@@ -184,11 +177,11 @@ async def _streamed(
         answer_id=call.answer_id,
         created=call.created,
         model=call.request.model,
-        fingerprint=fingerprint(services.spec),
+        fingerprint=call.model.fingerprint,
         with_usage=call.request.wants_usage,
         stream=call.stream,
     )
-    told = partial(_logprobs, services, call)
+    told = partial(_logprobs, call)
     return EventStream(
         _frames(chunks, answer, tokens, told, request_id_of(request), call.seen),
         tokens,

@@ -1,23 +1,11 @@
-"""GET /v1/models: the one model this swarm serves."""
+"""GET /v1/models: what may be asked for, aliases among it."""
 
 from typing import Any
 
 from fastapi import APIRouter
 
+from gateway.served import ServedModel
 from gateway.services import Services
-from shared.errors import RequestError
-from shared.swarm import ModelSpec
-
-
-def check_model(spec: ModelSpec, name: str) -> None:
-    """Raises RequestError 404 unless the swarm serves the model `name`."""
-    if name != spec.name:
-        raise RequestError(
-            f"The model `{name[:256]}` does not exist or you do not have access to it.",
-            param="model",
-            reason="model_not_found",
-            status=404,
-        )
 
 
 def model_routes(services: Services) -> APIRouter:
@@ -25,11 +13,11 @@ def model_routes(services: Services) -> APIRouter:
     router = APIRouter(tags=["models"])
 
     async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(services)]}
+        listed = [_model(name, model) for name, model in services.models.names.items()]
+        return {"object": "list", "data": listed}
 
     async def show_model(name: str) -> dict[str, Any]:
-        check_model(services.spec, name)
-        return _model(services)
+        return _model(name, services.models.find(name))
 
     for path in ("/v1/models", "/models"):
         router.add_api_route(path, list_models, methods=["GET"])
@@ -37,13 +25,13 @@ def model_routes(services: Services) -> APIRouter:
     return router
 
 
-def _model(services: Services) -> dict[str, Any]:
+def _model(name: str, model: ServedModel) -> dict[str, Any]:
     return {
-        "id": services.spec.name,
+        "id": name,
         "object": "model",
-        "created": services.created,
+        "created": model.created,
         "owned_by": "bucket-brigade",
-        "max_model_len": services.spec.max_positions,
-        "x_revision": services.spec.revision,
-        "x_workers_online": len(services.snapshot()["workers"]),
+        "max_model_len": model.spec.max_positions,
+        "x_revision": model.spec.revision,
+        "x_workers_online": len(model.snapshot()["workers"]),
     }

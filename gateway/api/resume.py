@@ -36,7 +36,7 @@ HEADERS: Final = [
 
 @dataclass(frozen=True)
 class Wish:
-    """What one request asks. `caller` stands for its API key, and for the model it talks to."""
+    """What one request asks. `caller` stands for its API key and the models served here."""
 
     caller: str
     is_resumable: bool = False
@@ -49,7 +49,7 @@ class Wish:
         return self.is_resumable or bool(self.key)
 
 
-def wish_of(headers: Mapping[str, str], model_revision: str) -> Wish:
+def wish_of(headers: Mapping[str, str], revisions: str) -> Wish:
     """Raises RequestError when a header makes no sense."""
     key = headers.get("idempotency-key", "").strip()
     if key and not KEY.fullmatch(key):
@@ -57,9 +57,7 @@ def wish_of(headers: Mapping[str, str], model_revision: str) -> Wish:
     flag = FLAGS.get(headers.get("x-resumable", "").strip().lower())
     if flag is None:
         raise _bad_header("x-resumable", "should be 1 or 0")
-    return Wish(
-        _caller(headers, model_revision), flag, key, headers.get("last-event-id", "").strip()
-    )
+    return Wish(_caller(headers, revisions), flag, key, headers.get("last-event-id", "").strip())
 
 
 async def read_body(request: Request, wish: Wish, max_bytes: int) -> dict[str, Any]:
@@ -120,10 +118,10 @@ async def _followed(archive: Archive, wish: Wish, body: Mapping[str, Any]) -> Ke
     return kept
 
 
-def _caller(headers: Mapping[str, str], model_revision: str) -> str:
+def _caller(headers: Mapping[str, str], revisions: str) -> str:
     _, _, bearer = headers.get("authorization", "").partition(" ")
     key = bearer.strip() or headers.get("api-key") or headers.get("x-api-key") or ""
-    return hashlib.sha256(f"{model_revision}\n{key}".encode()).hexdigest()
+    return hashlib.sha256(f"{revisions}\n{key}".encode()).hexdigest()
 
 
 def _bad_header(name: str, problem: str) -> RequestError:

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Mapping, Set
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
 from gateway.services import Services
 from shared.errors import RequestError
 from shared.swarm import Announcement, ModelSpec, PeerId, SwarmView, uncovered
 from shared.wire.messages import Status
+
+Named = Annotated[str | None, Query(description="the model asked about; else all, or the first")]
 
 
 def swarm_snapshot(
@@ -66,27 +68,37 @@ def readiness(snapshot: Mapping[str, Any]) -> bool | str:
 
 
 def status_routes(services: Services) -> APIRouter:
-    """/health, /ready, /swarm and /version."""
+    """/health, /ready, /swarm and /version.
+
+    Of several models a gateway is ready when any of them is, so that the others' users do not
+    lose it; /ready and /swarm tell of one by `?model=`.
+    """
     router = APIRouter(tags=["status"])
 
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    async def ready() -> dict[str, str]:
-        answer = services.is_ready()
-        if answer is True:
-            return {"status": "ready"}
-        sentence = answer or "The gateway is not ready."
+    async def ready(model: Named = None) -> dict[str, Any]:
+        asked = [services.models.find(model)] if model else list(services.models)
+        answers = {one.spec.name: one.is_ready() for one in asked}
+        ready = [name for name, answer in answers.items() if answer is True]
+        if ready:
+            return {"status": "ready", "models": ready}
+        sentence = " ".join(str(answer) for answer in answers.values() if answer)
+        sentence = sentence or "The gateway is not ready."
         raise RequestError(sentence, reason="no_worker_available", status=503)
 
-    async def swarm() -> dict[str, Any]:
-        return services.snapshot()
+    async def swarm(model: Named = None) -> dict[str, Any]:
+        asked = services.models.find(model) if model else services.models.first
+        return asked.snapshot() | {"models": [one.spec.name for one in services.models]}
 
-    async def show_version() -> dict[str, str]:
+    async def show_version() -> dict[str, Any]:
+        first = services.models.first.spec
         return {
             "version": _version(),
-            "model": services.spec.name,
-            "revision": services.spec.revision,
+            "model": first.name,
+            "revision": first.revision,
+            "models": {model.spec.name: model.spec.revision for model in services.models},
         }
 
     routes = {"/health": health, "/ready": ready, "/swarm": swarm, "/version": show_version}

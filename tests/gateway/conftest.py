@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import httpx
@@ -11,22 +11,28 @@ import uvicorn
 
 from gateway.admission import Admission
 from gateway.app import build_app
+from gateway.served import Models, ServedModel
 from gateway.services import Services
 from tests.fakes import SPEC, FakeGenerator, chat_text
 
 SNAPSHOT: dict[str, Any] = {"workers": [{}, {}], "complete": True, "uncovered": []}
+MODEL_FIELDS = {field.name for field in fields(ServedModel)}
 
 
 def services_around(generator: FakeGenerator, **changes: Any) -> Services:
-    """A gateway's parts with a fake generator inside."""
-    services = Services(
+    """A gateway's parts with a fake generator inside; `changes` are to its one model or to them."""
+    of_model = {name: changes.pop(name) for name in MODEL_FIELDS & changes.keys()}
+    model = ServedModel(
         spec=SPEC,
         text=chat_text(),
         generator=generator,
-        admission=Admission(max_streams=8, max_waiting=8),
         snapshot=lambda: SNAPSHOT,
         is_ready=lambda: True,
         created=1_700_000_000,
+    )
+    services = Services(
+        models=Models([replace(model, **of_model)]),
+        admission=Admission(max_streams=8, max_waiting=8),
     )
     return replace(services, **changes)
 
