@@ -6,6 +6,7 @@ from typing import Annotated, NewType, Self
 import msgspec
 
 from shared.errors import ConfigError
+from shared.pace import UNMEASURED, Pace
 
 PeerId = NewType("PeerId", str)
 """A libp2p peer id of an Ed25519 key in base58, e.g. `12D3KooW…`."""
@@ -105,6 +106,8 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     """The longest session its pages can hold; 0 when it does not say."""
     node: Annotated[str, msgspec.Meta(max_length=256)] = ""
     """The multiaddr of its DHT node, so that whoever hears of the worker knows another member."""
+    pace: Pace = UNMEASURED
+    """How fast it computes."""
 
     @property
     def expires_at(self) -> float:

@@ -16,6 +16,7 @@ TORCH_MODULES = (
         for name in (
             "fused_qkv",
             "mapped_memory",
+            "measuring",
             "outcomes",
             "own_cache",
             "packed_linear",

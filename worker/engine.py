@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from shared.errors import ProtocolError, StepRefused
+from shared.pace import UNMEASURED, Pace
 from worker.batcher import choose
 from worker.grammar import Grammars
 from worker.kv_cache import KvCache, Segment
 from worker.linger import patience
 from worker.metrics import WorkerMetrics
 from worker.outcomes import answers, packed, rows_to_keep
+from worker.pacer import Pacer
 from worker.parts import PartKey
 from worker.scoring import followers
 from worker.span_model import SpanModel
@@ -44,7 +46,9 @@ class Engine:
         max_step_tokens: int,
         grammars: Grammars | None = None,
         cache: KvCache | None = None,
+        pace: Pace = UNMEASURED,
     ) -> None:
+        self.pacer = Pacer(pace)
         self.decode_seconds = 0.0
         self._lost_seconds = 0.0
         self._slowest = (0.0, 0.0)
@@ -102,6 +106,16 @@ class Engine:
     def queued(self) -> int:
         """Steps waiting."""
         return len(self._waiting) + len(self._held)
+
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens of the steps waiting."""
+        return sum(work.count for work in (*self._waiting, *self._held))
+
+    @property
+    def busy(self) -> float:
+        """The share of its time of late that it spent computing."""
+        return self.pacer.busy(time.perf_counter())
 
     def _enqueue(self, work: Work) -> None:
         """Into the queue, or aside while its grammar is compiled and for as long as one before it
@@ -205,7 +219,11 @@ class Engine:
             for work, *_ in runnable:
                 work.on_failed(StepRefused("engine_failed", type(error).__name__))
             return
-        self._measure(batch, time.perf_counter() - started, time.thread_time() - used)
+        seconds = time.perf_counter() - started
+        self._measure(batch, seconds, time.thread_time() - used)
+        counts = [work.count for work, *_ in runnable]
+        num_blocks = len(runnable[0][0].key[1])
+        self.pacer.ran(counts, num_blocks, started=started, seconds=seconds)
         for (work, *_), outcome in zip(runnable, outcomes, strict=True):
             if isinstance(outcome, StepRefused):
                 work.on_failed(outcome)

@@ -18,6 +18,7 @@ from shared.discovery.multiaddrs import reachable_host, tcp_address
 from shared.errors import BrigadeError, ConfigError, RecordError
 from shared.identity import Identity
 from shared.model_files import hub_model, locate, name_of, read_spec
+from shared.pace import BATCHES, UNMEASURED, Pace
 from shared.records import open_record, sign_announcement
 from shared.state_file import write_state
 from shared.swarm import Announcement, ModelSpec, PeerId, Span
@@ -27,6 +28,7 @@ from worker.engine import Engine
 from worker.fetch import fetch_span
 from worker.grammar import Grammars
 from worker.kv_cache import PAGE_TOKENS, KvCache
+from worker.measuring import measure_pace
 from worker.progress import shown
 from worker.server import WorkerServer, hosted_span
 from worker.sessions import Sessions
@@ -50,6 +52,7 @@ class Loaded:
     pages: int
     grammars: Grammars | None = None
     cache: KvCache | None = None
+    pace: Pace = UNMEASURED
 
 
 def live(settings: WorkerSettings) -> None:
@@ -91,7 +94,12 @@ def load(settings: WorkerSettings) -> Loaded:
         + f": {model.weight_bytes / 1e6:.1f} MB; "
         f"room for {pages * PAGE_TOKENS} tokens of cache"
     )
-    return Loaded(spec, model, pages, grammars, cache)
+    pace = measure_pace(model, cache, pages)
+    _say(
+        f"a block takes {1000 * pace.decode[0]:.2f} ms a token, "
+        f"{1000 * pace.decode[-1]:.2f} ms for {BATCHES[-1]} sessions at once, {1e6 * pace.prefill:.0f} µs for a token of a prompt"
+    )
+    return Loaded(spec, model, pages, grammars, cache, pace)
 
 
 class Node:
@@ -111,6 +119,7 @@ class Node:
             max_step_tokens=settings.max_step_tokens,
             grammars=loaded.grammars,
             cache=loaded.cache,
+            pace=loaded.pace,
         )
         sessions = Sessions(
             self.span,
@@ -248,6 +257,7 @@ class Node:
             tokens_per_second=1 / decode_seconds if decode_seconds else 0.0,
             max_tokens=self._loaded.pages * PAGE_TOKENS,
             node=self._dht_node,
+            pace=self._engine.pacer.pace,
         )
 
 

@@ -114,6 +114,8 @@ class WorkerServer:
             leaving=self.sessions.is_draining,
             decode_seconds=self._engine.decode_seconds,
             slowest_seconds=self._engine.slowest_seconds,
+            queued_tokens=self._engine.queued_tokens,
+            busy=self._engine.busy,
         )
 
     @property

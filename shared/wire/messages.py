@@ -280,6 +280,10 @@ class Status(Message, frozen=True, tag="status"):
     decode_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     slowest_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """The longest that a forward has taken of late."""
+    queued_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Tokens of the steps that wait."""
+    busy: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    """The share of its time of late that it spent computing."""
 
 
 class Close(Message, frozen=True, tag="close"):
