@@ -97,7 +97,8 @@ def load(settings: WorkerSettings) -> Loaded:
     pace = measure_pace(model, cache, pages)
     _say(
         f"a block takes {1000 * pace.decode[0]:.2f} ms a token, "
-        f"{1000 * pace.decode[-1]:.2f} ms for {BATCHES[-1]} sessions at once, {1e6 * pace.prefill:.0f} µs for a token of a prompt"
+        f"{1000 * pace.decode[-1]:.2f} ms for {BATCHES[-1]} sessions at once, "
+        f"{1e6 * pace.prefill:.0f} µs for a token of a prompt"
     )
     return Loaded(spec, model, pages, grammars, cache, pace)
 
