@@ -237,12 +237,29 @@ def parse_chat(body: Mapping[str, Any]) -> Parsed:
     try:
         request = ChatRequest.model_validate(given)
     except ValidationError as error:
-        raise _first_mistake(error) from error
+        raise first_mistake(error) from error
     form = form_of(request.response_format, request.structured_outputs)
     for param, sentence in _contradictions(request, form):
         raise RequestError(sentence, param=param, reason="invalid_value")
     check_supported(given)
     return Parsed(request, form, tuple(ignored_params(given, USED)))
+
+
+def first_mistake(error: ValidationError) -> RequestError:
+    """The one mistake that a client is told of, without what it wrote."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    param = _path(first["loc"])
+    kind = first["type"]
+    problem = first["msg"].replace("Input should", "should", 1)
+    if kind == "sentence":
+        return RequestError(problem, param=param, reason="invalid_value")
+    if kind == "missing":
+        sentence = f"Missing required parameter: '{param}'."
+        return RequestError(sentence, param=param, reason="missing_required_parameter")
+    word, reason = (
+        ("type", "invalid_type") if kind.endswith("_type") else ("value", "invalid_value")
+    )
+    return RequestError(f"Invalid {word} for '{param}': {problem}.", param=param, reason=reason)
 
 
 def _contradictions(request: ChatRequest, form: Form | None) -> Iterator[tuple[str, str]]:
@@ -261,22 +278,6 @@ def _contradictions(request: ChatRequest, form: Form | None) -> Iterator[tuple[s
     if request.ignore_eos and form is not None:
         sentence = f"'ignore_eos' cannot be used with '{form.param}': its end would be ignored."
         yield "ignore_eos", sentence
-
-
-def _first_mistake(error: ValidationError) -> RequestError:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    param = _path(first["loc"])
-    kind = first["type"]
-    problem = first["msg"].replace("Input should", "should", 1)
-    if kind == "sentence":
-        return RequestError(problem, param=param, reason="invalid_value")
-    if kind == "missing":
-        sentence = f"Missing required parameter: '{param}'."
-        return RequestError(sentence, param=param, reason="missing_required_parameter")
-    word, reason = (
-        ("type", "invalid_type") if kind.endswith("_type") else ("value", "invalid_value")
-    )
-    return RequestError(f"Invalid {word} for '{param}': {problem}.", param=param, reason=reason)
 
 
 def _path(location: tuple[int | str, ...]) -> str:
