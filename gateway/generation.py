@@ -13,7 +13,7 @@ from gateway.checkpoints import Checkpoints, Stretch
 from gateway.contexts import Contexts
 from gateway.drafts import PromptLookup
 from gateway.generator import Token
-from gateway.inbox import Event, FrameArrived, ShadowsFound, ViewChanged, WorkerLost
+from gateway.inbox import Accused, Event, FrameArrived, ShadowsFound, ViewChanged, WorkerLost
 from gateway.links import Links
 from gateway.metrics import GatewayMetrics
 from gateway.patience import Patience
@@ -40,6 +40,9 @@ from shared.wire.messages import (
 )
 
 log = structlog.get_logger()
+
+PROBE_SECONDS = 1.0
+"""How long a worker that another cannot reach may take to say that it is there."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class Generation:
             limits.step_timeout_seconds, limits.recovery_timeout_seconds, time.monotonic()
         )
         self._seekers: dict[Hop, asyncio.Task[Route]] = {}
+        self._probes: dict[PeerId, asyncio.Task[bool]] = {}
         self._last_refusal = ""
         self._salt = salt
         # at least one token has to run, or there would be nothing to sample from, and all that is
@@ -160,8 +164,8 @@ class Generation:
 
     def close(self) -> None:
         """Free the session everywhere; its route may keep what it has read for a text like it."""
-        for seeker in self._seekers.values():
-            seeker.cancel()
+        for task in (*self._seekers.values(), *self._probes.values()):
+            task.cancel()
         guesses = self._session.guesses
         self._metrics.guessed.inc(guesses.num_guessed)
         self._metrics.guessed_right.inc(guesses.num_right)
@@ -286,6 +290,9 @@ class Generation:
                     self._touched |= {newcomer.worker for newcomer in hops}
                     takes_over = hop.worker in self._links.leaving
                     return self._session.shadow(hop, hops, takes_over=takes_over)
+            case Accused(worker=worker, refusal=refusal, answers=answers):
+                del self._probes[refusal.lost]
+                return self._judge(worker, refusal, is_likely=not answers)
             case ViewChanged() | FrameArrived():
                 pass
         return []
@@ -328,22 +335,41 @@ class Generation:
         self._log.info("step_refused", worker=worker, reason=refused.reason, detail=refused.detail)
         if refused.reason == "next_unreachable" and 0 < refused.cached <= self._session.confirmed:
             return []  # a link that broke after it had carried the step
+        if refused.reason == "next_unreachable" and self._session.is_next(worker, refused.lost):
+            self._probe(worker, refused)
+            return []
+        return self._judge(worker, refused)
+
+    def _probe(self, worker: PeerId, refused: Refused) -> None:
+        """Ask the hop that could not be reached. That it is lost may be known to others before us,
+        and to replace whoever says so would cost a second refill."""
+        if refused.lost in self._probes:
+            return  # it is another step that could not be pushed
+        probe = asyncio.create_task(self._links.answers(refused.lost, PROBE_SECONDS))
+        probe.add_done_callback(
+            lambda done: (
+                done.cancelled() or self._inbox.put(Accused(worker, refused, done.result()))
+            )
+        )
+        self._probes[refused.lost] = probe
+
+    def _judge(self, worker: PeerId, refused: Refused, *, is_likely: bool = False) -> list[Action]:
+        """Who is lost to the session by a refusal."""
         self._has_less(worker, refused)
         self._cannot_be_done(worker, refused)
-        blamed = self._to_blame(worker, refused)
+        blamed = self._to_blame(worker, refused, is_likely=is_likely)
         actions = self._session.refused(
             worker, refused.epoch, refused.reason, refused.cached, blamed
         )
         self._note_loss(blamed, refused.reason)
         return actions
 
-    def _to_blame(self, worker: PeerId, refused: Refused) -> PeerId:
-        """Whom a refusal speaks against."""
+    def _to_blame(self, worker: PeerId, refused: Refused, *, is_likely: bool) -> PeerId:
+        """Whom a refusal speaks against; `is_likely` that it is right about another hop."""
         if refused.reason == "bad_inputs" and (before := self._session.before(worker)):
             self._checkpoints.forget(self._id, before.span.end)
             return self._blame.between(worker, before.worker, is_likely=False)
         if refused.reason == "next_unreachable" and self._session.is_next(worker, refused.lost):
-            is_likely = refused.lost not in self._links.linked()
             return self._blame.between(worker, refused.lost, is_likely=is_likely)
         return worker
 

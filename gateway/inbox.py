@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from shared.swarm import Hop, PeerId, Route
 from shared.wire.codec import Frame
-from shared.wire.messages import Checkpoint
+from shared.wire.messages import Checkpoint, Refused
 
 MAX_WAITING_BYTES = 128 << 20
 """Checkpoint copies one generation lets wait; more are dropped, as they only shorten recoveries."""
@@ -39,7 +39,16 @@ class ShadowsFound:
     hops: Route
 
 
-Event = FrameArrived | WorkerLost | ViewChanged | ShadowsFound
+@dataclass(frozen=True)
+class Accused:
+    """A worker could not reach the next hop, which has been asked whether it is there."""
+
+    worker: PeerId
+    refusal: Refused
+    answers: bool
+
+
+Event = Accused | FrameArrived | WorkerLost | ViewChanged | ShadowsFound
 
 
 class Inbox:

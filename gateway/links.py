@@ -110,6 +110,11 @@ class Links:
         seconds = min(AVOID_SECONDS * 2 ** (strikes - 1), MAX_AVOID_SECONDS)
         self._avoided_until[worker] = self._clock() + seconds
 
+    async def answers(self, worker: PeerId, seconds: float) -> bool:
+        """Whether a worker answers a ping within so many seconds."""
+        link = self._pool.get(worker)
+        return link is not None and await link.answers(seconds)
+
     def forgive(self, workers: Iterable[PeerId]) -> None:
         """These workers have just done their part."""
         if self._strikes:

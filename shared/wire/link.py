@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket as sockets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import structlog
@@ -58,6 +58,7 @@ class Socket(Protocol):
     def transport(self) -> asyncio.Transport: ...
     async def recv(self) -> Data: ...
     async def send(self, message: bytes) -> None: ...
+    async def ping(self) -> Awaitable[float]: ...
     async def close(self, code: int = 1000, reason: str = "") -> None: ...
 
 
@@ -88,6 +89,15 @@ class Link:
         self._unsent.append(frame)
         self._unsent_bytes += len(frame)
         self._wake.set()
+
+    async def answers(self, seconds: float) -> bool:
+        """Whether the peer answers a ping in time; false at once when the link ends meanwhile."""
+        try:
+            async with asyncio.timeout(seconds):
+                await (await self._socket.ping())
+        except (TimeoutError, ConnectionClosed):
+            return False
+        return self.is_open
 
     async def run(self, on_frame: Callable[["Link", Frame], None]) -> None:
         """Carry frames both ways until the link ends; cut off a peer that breaks the protocol."""
