@@ -7,6 +7,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from gateway.api.chat import chat_routes
+from gateway.api.door import METRICS_PATH, OPEN_PATHS, Door
 from gateway.api.errors import add_error_handlers
 from gateway.api.metrics import metrics_routes
 from gateway.api.middleware import CountRequests, LastResort, OneForm, RequestId
@@ -36,12 +37,17 @@ def build_app(services: Services) -> FastAPI:
             Middleware(LastResort),
             Middleware(OneForm),
             Middleware(CountRequests, metrics=services.metrics),
+            Middleware(Door, keys=services.keys, open_paths=_open_paths(services)),
         ],
     )
     add_error_handlers(app)
     for routes in (chat_routes, model_routes, status_routes, metrics_routes):
         app.include_router(routes(services))
     return app
+
+
+def _open_paths(services: Services) -> frozenset[str]:
+    return OPEN_PATHS.union({METRICS_PATH} if services.has_open_metrics else ())
 
 
 def _cors(origins: tuple[str, ...]) -> Middleware:

@@ -1,6 +1,7 @@
 """A gateway's life: join the swarm, keep links to workers, serve HTTP, leave."""
 
 import asyncio
+import ipaddress
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from gateway.checkpoints import Checkpoints
 from gateway.generate import SwarmGenerator
 from gateway.generation import Limits
 from gateway.generator import Generator
+from gateway.key_ring import KeyRing
 from gateway.links import Links
 from gateway.metrics import GatewayMetrics
 from gateway.redis_store import open_store
@@ -81,6 +83,7 @@ def _aliases(settings: GatewaySettings) -> dict[str, str]:
 async def _serve(
     settings: GatewaySettings, files: Sequence[_Files], aliases: dict[str, str]
 ) -> None:
+    keys = _key_ring(settings)
     store = open_store(settings.resume_store, max_bytes=settings.resume_bytes)
     listener = _listen(settings)
     loop = asyncio.get_running_loop()
@@ -111,7 +114,13 @@ async def _serve(
             for one, to_workers in zip(files, links, strict=True)
         ]
         services = Services(
-            models=Models(served, aliases), admission=admission, metrics=metrics, archive=archive
+            models=Models(served, aliases),
+            admission=admission,
+            metrics=metrics,
+            keys=keys,
+            archive=archive,
+            has_open_metrics=settings.open_metrics,
+            allowed_origins=tuple(settings.cors_origins),
         )
         server = uvicorn.Server(
             uvicorn.Config(
@@ -125,6 +134,25 @@ async def _serve(
         )
         _say_ready(settings, listener, identity)
         await server.serve(sockets=[listener])
+
+
+def _key_ring(settings: GatewaySettings) -> KeyRing:
+    """Raises ConfigError. Whoever opens a gateway to a network should know that it is open."""
+    keys = KeyRing(settings.keys_file, settings.keys)
+    if keys.is_open and not _is_loopback(settings.host):
+        log.warning(
+            "open_to_everybody",
+            host=settings.host,
+            remedy="brigade keys make NAME, then give its file as --keys-file",
+        )
+    return keys
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.generator import Generator
+from gateway.keys import Caller
 from gateway.text import ChatText
 from shared.errors import ConfigError, RequestError
 from shared.swarm import ModelSpec
@@ -71,6 +72,23 @@ class Models:
     def revisions(self) -> str:
         """What all gateways that serve the same models share."""
         return " ".join(sorted(model.spec.revision for model in self))
+
+    def names_for(self, caller: Caller) -> dict[str, ServedModel]:
+        """Every name that a caller may use."""
+        named = self.names.items()
+        return {name: model for name, model in named if caller.may_use(name, model.spec.name)}
+
+    def find_for(self, caller: Caller, name: str) -> ServedModel:
+        """The model a client asks for. Raises RequestError 404, or 403 when it is not for them."""
+        model = self.find(name)
+        if caller.may_use(name, model.spec.name):
+            return model
+        raise RequestError(
+            f"You do not have access to the model `{name}`.",
+            param="model",
+            reason="model_access_denied",
+            status=403,
+        )
 
     def find(self, name: str) -> ServedModel:
         """The model a client asks for. Raises RequestError 404 when it is not served here."""

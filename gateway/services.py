@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from gateway.admission import Admission
+from gateway.key_ring import KeyRing
 from gateway.metrics import GatewayMetrics
 from gateway.resume import Archive
 from gateway.served import Models
@@ -23,14 +24,16 @@ class Services:
 
     A stream's 200 is held until its first token or `hold_seconds`; then `: keep-alive` goes out
     every `keep_alive_seconds`. When the server is told to stop, streams have
-    `shutdown_grace_seconds` to end by themselves.
+    `shutdown_grace_seconds` to end by themselves. With `has_open_metrics` /metrics needs no key.
     """
 
     models: Models
     admission: Admission
     metrics: GatewayMetrics = field(default_factory=GatewayMetrics)
+    keys: KeyRing = field(default_factory=KeyRing)
     archive: Archive = field(default_factory=_archive)
     max_body_bytes: int = MAX_BODY_BYTES
+    has_open_metrics: bool = True
     allowed_origins: tuple[str, ...] = ("*",)
     hold_seconds: float = 10.0
     keep_alive_seconds: float = 10.0

@@ -1,15 +1,21 @@
 """What an operator may set on a gateway."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
-from pydantic_settings import BaseSettings
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode
 
+from gateway.keys import Key, parse_variable
 from shared.commands import Addresses, FilePath, Names, OptionalPath, settings_config
 from shared.logs import LogFormat, LogLevel
 from shared.wire.messages import WireDtype
 
 GIB = 1 << 30
+
+
+def _keys(value: object) -> object:
+    return parse_variable(value) if isinstance(value, str) else value
 
 
 class GatewaySettings(BaseSettings):
@@ -37,6 +43,20 @@ class GatewaySettings(BaseSettings):
     )
     peer_cache: OptionalPath = Field(
         None, description="file of known nodes, so that a restart needs no bootstrap node"
+    )
+    keys_file: OptionalPath = Field(
+        None,
+        description="file of API keys, see `brigade keys`; changes count at once; empty = none",
+    )
+    keys: Annotated[list[Key], NoDecode, BeforeValidator(_keys)] = Field(
+        [],
+        repr=False,
+        description="more API keys, each as NAME=sha256:HEX or as a JSON list; without any keys "
+        "everybody may come in",
+    )
+    open_metrics: bool = Field(True, description="whether /metrics needs no API key")
+    cors_origins: Names = Field(
+        ["*"], description="web origins whose pages may call the API; may be repeated"
     )
     max_streams: int = Field(64, ge=1, description="generations that run at a time")
     max_queue: int = Field(256, ge=0, description="requests that may wait for a place; then 503")

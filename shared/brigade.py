@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, Command] = {
     "up": Command("a whole swarm on this machine, to try it out", "gateway,worker"),
     "worker": Command("host a span of a model's blocks: lend a machine", "worker"),
     "gateway": Command("serve the OpenAI API in front of a swarm", "gateway"),
+    "keys": Command("make, list and revoke the API keys of a gateway", "gateway"),
     "bootstrap": Command("a node that newcomers find the others through"),
     "models": Command("list the families of models a worker can host", "worker"),
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic_settings import BaseSettings
 
+from gateway.keys_command import KeysSettings
 from gateway.settings import GatewaySettings
 from shared.bootstrap import BootstrapSettings
 from shared.brigade import COMMANDS
@@ -24,6 +25,7 @@ README = ROOT / "README.md"
 ENV_EXAMPLE = ROOT / ".env.example"
 CLASSES: dict[str, type[BaseSettings]] = {
     "gateway": GatewaySettings,
+    "keys": KeysSettings,
     "worker": WorkerSettings,
     "bootstrap": BootstrapSettings,
     "up": UpSettings,

@@ -12,6 +12,7 @@ from gateway.api.logprobs import check_prompt_logprobs
 from gateway.api.resume import Wish, keep, recall
 from gateway.api.sampling import check_ids, sampling_of, stop_ids_of
 from gateway.api.schema import ChatRequest, Parsed, parse_chat
+from gateway.keys import Caller
 from gateway.resume import Kept
 from gateway.resume_record import EventId, Head, Seen, digest_of
 from gateway.served import ServedModel
@@ -45,16 +46,16 @@ class Call:
     seen: Seen | None = None
 
 
-async def accept(services: Services, wish: Wish, body: dict[str, Any]) -> Call:
+async def accept(services: Services, caller: Caller, wish: Wish, body: dict[str, Any]) -> Call:
     """The call that a request begins, or comes back for."""
     if kept := await recall(services.archive, wish, body):
-        return await _again(services, wish, kept)
-    call = await _begin(services, body)
+        return await _again(services, caller, wish, kept)
+    call = await _begin(services, caller, body)
     if not (wish.key or (wish.is_resumable and call.request.stream)):
         return call
     kept = await keep(services.archive, wish, _head(call, wish, body))
     if kept is not None and not kept.is_new:
-        return await _again(services, wish, kept)
+        return await _again(services, caller, wish, kept)
     has_ids = kept is not None and wish.is_resumable
     return replace(call, kept=kept, stream=kept.stream if kept and has_ids else "")
 
@@ -91,12 +92,12 @@ def _head(call: Call, wish: Wish, body: dict[str, Any]) -> Head:
     )
 
 
-async def _again(services: Services, wish: Wish, kept: Kept) -> Call:
+async def _again(services: Services, caller: Caller, wish: Wish, kept: Kept) -> Call:
     """The call that a kept answer was begun with."""
     services.metrics.resumed.inc()
     head, event = kept.record.head, EventId.parse(wish.last_event)
     parsed = parse_chat(json.loads(head.body))
-    model = services.models.find(parsed.request.model)
+    model = services.models.find_for(caller, parsed.request.model)
     if parsed.request.names_tokens:
         await model.text.vocabulary.load()
     return Call(
@@ -122,11 +123,11 @@ def _headers(model: ServedModel, parsed: Parsed) -> dict[str, str]:
     return headers
 
 
-async def _begin(services: Services, body: dict[str, Any]) -> Call:
+async def _begin(services: Services, caller: Caller, body: dict[str, Any]) -> Call:
     """Everything that can be wrong with a request is found here, before any work."""
     created = int(time.time())
     parsed = parse_chat(body)
-    model = services.models.find(parsed.request.model)
+    model = services.models.find_for(caller, parsed.request.model)
     messages = [message.for_template() for message in parsed.request.messages]
     check_ids(parsed.request, model.spec.vocab_size)
     prompt = await asyncio.to_thread(model.text.render, messages)

@@ -15,6 +15,7 @@ from gateway.api import sse
 from gateway.api.answer import Answer, Piece
 from gateway.api.body import unless_gone
 from gateway.api.call import Call, accept
+from gateway.api.door import caller_of
 from gateway.api.errors import report, request_id_of
 from gateway.api.event_stream import EventStream
 from gateway.api.logprobs import logprobs_object, prompt_logprobs_list
@@ -33,9 +34,10 @@ def chat_routes(services: Services) -> APIRouter:
     router = APIRouter(tags=["chat"])
 
     async def create(request: Request) -> Response:
-        wish = wish_of(request.headers, services.models.revisions)
+        caller = caller_of(request)
+        wish = wish_of(request.headers, caller, services.models.revisions)
         body = await read_body(request, wish, services.max_body_bytes)
-        call = await accept(services, wish, body)
+        call = await accept(services, caller, wish, body)
         answer, tokens = _generate(services, call)
         if call.request.stream:
             return await _streamed(services, call, request, answer, tokens)

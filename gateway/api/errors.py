@@ -1,6 +1,7 @@
 """From errors to HTTP: one table, one body, one set of handlers."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ class Rule:
     code: str | None = None
     retry_seconds: int = 0
     is_final: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 INTERNAL: Final = Rule(500, "server_error", "internal_error", is_final=True)
@@ -43,6 +45,7 @@ RULES: Final[dict[type[Exception], Rule]] = {
 """By class; anything else that is no RequestError is INTERNAL."""
 
 STATUS_RULES: Final[dict[int, Rule]] = {
+    401: Rule(401, "invalid_request_error", headers={"www-authenticate": "Bearer"}),
     408: Rule(408, "invalid_request_error", "request_timeout"),
     413: Rule(413, "invalid_request_error", "request_too_large"),
     429: Rule(429, "requests", "rate_limit_exceeded", retry_seconds=10),
@@ -75,7 +78,7 @@ def describe(error: Exception, request_id: str, *, jitter: float) -> Failure:
     if isinstance(error, RequestError):
         param = error.param
     body = error_body(message, rule.type, param, code)
-    return Failure(rule.status, body, retry_headers(rule, jitter))
+    return Failure(rule.status, body, {**rule.headers, **retry_headers(rule, jitter)})
 
 
 def rule_of(error: Exception) -> Rule:

@@ -13,8 +13,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.api.errors import report
+from gateway.api.errors import report, rule_of
 from gateway.metrics import GatewayMetrics
+from shared.errors import BrigadeError
 
 log = structlog.get_logger()
 
@@ -88,6 +89,9 @@ class CountRequests:
             await self._app(scope, receive, send_noted)
         except ClientDisconnect:
             status = status or CLIENT_GONE
+            raise
+        except BrigadeError as error:
+            status = status or rule_of(error).status
             raise
         finally:
             # never the path itself: whoever asks could make as many of those as they like

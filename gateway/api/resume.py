@@ -15,6 +15,7 @@ from typing import Any, Final
 from starlette.requests import Request
 
 from gateway.api.body import read_object
+from gateway.keys import Caller
 from gateway.resume import Archive, Kept
 from gateway.resume_record import EventId, Head, digest_of
 from gateway.store import StoreError
@@ -36,7 +37,7 @@ HEADERS: Final = [
 
 @dataclass(frozen=True)
 class Wish:
-    """What one request asks. `caller` stands for its API key and the models served here."""
+    """What one request asks. `caller` stands for who asks, and the models served here."""
 
     caller: str
     is_resumable: bool = False
@@ -49,7 +50,7 @@ class Wish:
         return self.is_resumable or bool(self.key)
 
 
-def wish_of(headers: Mapping[str, str], revisions: str) -> Wish:
+def wish_of(headers: Mapping[str, str], caller: Caller, revisions: str) -> Wish:
     """Raises RequestError when a header makes no sense."""
     key = headers.get("idempotency-key", "").strip()
     if key and not KEY.fullmatch(key):
@@ -57,7 +58,8 @@ def wish_of(headers: Mapping[str, str], revisions: str) -> Wish:
     flag = FLAGS.get(headers.get("x-resumable", "").strip().lower())
     if flag is None:
         raise _bad_header("x-resumable", "should be 1 or 0")
-    return Wish(_caller(headers, revisions), flag, key, headers.get("last-event-id", "").strip())
+    whose = hashlib.sha256(f"{revisions}\n{caller.tenant}".encode()).hexdigest()
+    return Wish(whose, flag, key, headers.get("last-event-id", "").strip())
 
 
 async def read_body(request: Request, wish: Wish, max_bytes: int) -> dict[str, Any]:
@@ -116,12 +118,6 @@ async def _followed(archive: Archive, wish: Wish, body: Mapping[str, Any]) -> Ke
             reason="stream_mismatch",
         )
     return kept
-
-
-def _caller(headers: Mapping[str, str], revisions: str) -> str:
-    _, _, bearer = headers.get("authorization", "").partition(" ")
-    key = bearer.strip() or headers.get("api-key") or headers.get("x-api-key") or ""
-    return hashlib.sha256(f"{revisions}\n{key}".encode()).hexdigest()
 
 
 def _bad_header(name: str, problem: str) -> RequestError:

@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query
+from starlette.requests import Request
 
+from gateway.api.door import caller_of
 from gateway.services import Services
 from shared.errors import RequestError
 from shared.swarm import Announcement, ModelSpec, PeerId, SwarmView, uncovered
@@ -88,9 +90,12 @@ def status_routes(services: Services) -> APIRouter:
         sentence = sentence or "The gateway is not ready."
         raise RequestError(sentence, reason="no_worker_available", status=503)
 
-    async def swarm(model: Named = None) -> dict[str, Any]:
-        asked = services.models.find(model) if model else services.models.first
-        return asked.snapshot() | {"models": [one.spec.name for one in services.models]}
+    async def swarm(request: Request, model: Named = None) -> dict[str, Any]:
+        usable = services.models.names_for(caller := caller_of(request))
+        default = next(iter(usable), services.models.first.spec.name)
+        asked = services.models.find_for(caller, model or default)
+        listed = dict.fromkeys(one.spec.name for one in usable.values())
+        return asked.snapshot() | {"models": list(listed)}
 
     async def show_version() -> dict[str, Any]:
         first = services.models.first.spec
