@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, Command] = {
     "gateway": Command("serve the OpenAI API in front of a swarm", "gateway"),
     "keys": Command("make, list and revoke the API keys of a gateway", "gateway"),
     "bootstrap": Command("a node that newcomers find the others through"),
+    "status": Command("a live table of a swarm: who hosts what, how busy, until when", "gateway"),
     "models": Command("list the families of models a worker can host", "worker"),
 }
 

@@ -15,6 +15,7 @@ from gateway.settings import GatewaySettings
 from shared.bootstrap import BootstrapSettings
 from shared.brigade import COMMANDS
 from shared.commands import Setting, settings_of
+from shared.status import StatusSettings
 from shared.up import UpSettings
 from worker.families import State
 from worker.models import WORDS, Found, ModelsSettings
@@ -30,6 +31,7 @@ CLASSES: dict[str, type[BaseSettings]] = {
     "bootstrap": BootstrapSettings,
     "up": UpSettings,
     "models": ModelsSettings,
+    "status": StatusSettings,
 }
 IN_README = {
     "gateway": "model model_name host port join swarm max_streams max_queue step_timeout_seconds "

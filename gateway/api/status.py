@@ -11,6 +11,7 @@ from starlette.requests import Request
 from gateway.api.door import caller_of
 from gateway.services import Services
 from shared.errors import RequestError
+from shared.overview import coverage
 from shared.swarm import Announcement, ModelSpec, PeerId, SwarmView, uncovered
 from shared.wire.messages import Status
 
@@ -48,19 +49,10 @@ def swarm_snapshot(
             )
             for announcement in workers
         ],
-        "coverage": coverage(staying, spec.num_blocks),
+        "coverage": coverage((one.span for one in staying.values()), spec.num_blocks),
         "uncovered": [str(gap) for gap in gaps],
         "complete": not gaps,
     }
-
-
-def coverage(view: SwarmView, num_blocks: int) -> list[int]:
-    """How many workers host each block."""
-    counts = [0] * num_blocks
-    for announcement in view.values():
-        for block in range(announcement.span.start, min(announcement.span.end, num_blocks)):
-            counts[block] += 1
-    return counts
 
 
 def readiness(snapshot: Mapping[str, Any]) -> bool | str:

@@ -72,7 +72,7 @@ def test_a_command_gets_its_arguments_and_gives_the_status(install: Callable[[st
     ("argv", "line"),
     [
         (["wroker"], "brigade wroker: there is no such command; did you mean worker?"),
-        (["zzz"], "brigade zzz: there is no such command; there are up, worker, gateway, bootst"),
+        (["zzz"], "brigade zzz: there is no such command; there are up, worker, gateway, "),
         (["--port", "1"], "brigade --port: there is no such option;"),
     ],
 )

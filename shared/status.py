@@ -1,0 +1,165 @@
+"""`brigade status`: a live table of a swarm in the terminal, seen by an observer or a gateway."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import httpx
+import msgspec
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+from rich.console import Console, RenderableType
+from rich.live import Live
+
+from shared import logs
+from shared.commands import parse, settings_config
+from shared.errors import ConfigError, PeerUnreachable, ProtocolError
+from shared.observer import Observer, ObserverSettings, observing
+from shared.overview import Overview, of_snapshot, of_view
+from shared.status_table import table_of, trouble
+
+EPILOG = """\
+examples:
+  brigade status --gateway http://127.0.0.1:8000        what that gateway sees, load included
+  brigade status --join /ip4/192.0.2.7/tcp/4001/p2p/12D3Koo... --model OWNER/NAME
+  brigade status --once --json --gateway http://...     for scripts
+
+With --once the exit status is 0 when every block has a worker that stays, 1 when not.
+Queue, sessions and pages are told to gateways only, so --join does not show them.
+"""
+
+PLAIN_COLUMNS = 200
+MAX_ANSWER_BYTES = 16 << 20
+OK, NOT_FOUND = 200, 404
+Look = Callable[[], Awaitable[Overview]]
+
+
+class StatusSettings(ObserverSettings):
+    """Show a swarm: who hosts which blocks, until when, how fast, how busy."""
+
+    model_config = settings_config("STATUS_") | SettingsConfigDict(
+        cli_shortcuts={"as-json": "json"}
+    )
+
+    gateway: str = Field(
+        "",
+        pattern=r"^(https?://.+)?$",
+        description="URL of a gateway to ask, in place of --join and --swarm",
+    )
+    every_seconds: float = Field(2.0, ge=0.2, le=3600, description="time between two looks")
+    once: bool = Field(False, description="look once, then stop")
+    as_json: bool = Field(False, description="or --json: print JSON, a line for each look")
+
+
+def main(argv: list[str]) -> int:
+    """Show the swarm until told to stop; returns the exit status."""
+    settings = parse(StatusSettings, argv, prog="brigade status", epilog=EPILOG)
+    logs.set_up("error", "console")
+    return asyncio.run(show(settings))
+
+
+async def show(settings: StatusSettings) -> int:
+    """Look and print, once or until SIGINT or SIGTERM; returns the exit status."""
+    console = _console()
+    async with _looker(settings) as look:
+        if settings.once:
+            overview = await look()
+            _print(console, overview, as_json=settings.as_json)
+            return 0 if overview.complete else 1
+        watch = _follow if settings.as_json or not console.is_terminal else _refresh
+        watching = asyncio.create_task(watch(console, look, settings))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, watching.cancel)
+        try:
+            await watching
+        except asyncio.CancelledError:
+            return 0
+    return 0
+
+
+async def _follow(console: Console, look: Look, settings: StatusSettings) -> None:
+    """One look after another, for a pipe or a file."""
+    while True:
+        try:
+            _print(console, await look(), as_json=settings.as_json)
+        except PeerUnreachable as error:
+            print(f"brigade status: {error}", file=sys.stderr, flush=True)
+        await asyncio.sleep(settings.every_seconds)
+
+
+async def _refresh(console: Console, look: Look, settings: StatusSettings) -> None:
+    """One table in place of the other, as long as the terminal shows it."""
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            live.update(await _pane(look, console.height), refresh=True)
+            await asyncio.sleep(settings.every_seconds)
+
+
+async def _pane(look: Look, height: int) -> RenderableType:
+    try:
+        return table_of(await look(), max_rows=max(3, height - 8))
+    except PeerUnreachable as error:
+        return trouble(str(error))
+
+
+def _print(console: Console, overview: Overview, *, as_json: bool) -> None:
+    if as_json:
+        print(msgspec.json.encode(overview).decode(), flush=True)
+    else:
+        console.print(table_of(overview))
+
+
+def _console() -> Console:
+    """A terminal as it is; for a pipe, lines that are not broken."""
+    return Console() if sys.stdout.isatty() else Console(width=PLAIN_COLUMNS)
+
+
+@asynccontextmanager
+async def _looker(settings: StatusSettings) -> AsyncGenerator[Look]:
+    """What looks at the swarm, through the gateway or as an observer."""
+    if settings.gateway and settings.join:
+        raise ConfigError("give --gateway or --join, not both")
+    if settings.gateway:
+        async with httpx.AsyncClient(timeout=5.0) as client:
+            yield lambda: _ask(client, settings)
+    else:
+        async with observing(settings) as observer:
+            await observer.wait_until(
+                lambda view: overview_of(observer).complete, seconds=settings.wait_seconds
+            )
+            yield lambda: _seen(observer)
+
+
+async def _seen(observer: Observer) -> Overview:
+    return overview_of(observer)
+
+
+def overview_of(observer: Observer) -> Overview:
+    """What an observer sees at this moment."""
+    return of_view(observer.spec, observer.view, expires_in=observer.watcher.expires_in)
+
+
+async def _ask(client: httpx.AsyncClient, settings: StatusSettings) -> Overview:
+    """What a gateway sees. Raises ConfigError or PeerUnreachable."""
+    url = f"{settings.gateway.rstrip('/')}/swarm"
+    named = {"model": settings.model_name} if settings.model_name else {}
+    try:
+        async with client.stream("GET", url, params=named) as answer:
+            body = b""
+            async for piece in answer.aiter_bytes():
+                body += piece
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise PeerUnreachable(f"{url} answers with over {MAX_ANSWER_BYTES} bytes")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        why = str(error) or type(error).__name__
+        raise PeerUnreachable(f"no gateway answers at {url}: {why}") from error
+    if answer.status_code == NOT_FOUND and settings.model_name:
+        raise ConfigError(f"{settings.gateway} serves no model named {settings.model_name}")
+    if answer.status_code != OK:
+        raise PeerUnreachable(f"{url} answers with status {answer.status_code}: no gateway?")
+    try:
+        return of_snapshot(body)
+    except ProtocolError as error:
+        raise PeerUnreachable(f"{url} is no gateway of ours: {error}") from error

@@ -1,0 +1,97 @@
+"""An overview as a table for a terminal. Pure: the same overview gives the same table."""
+
+from collections.abc import Iterable
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from shared.overview import Overview, WorkerLine, stretches
+
+COLUMNS = ("blocks", "worker", "address", "dtype", "lease", "steps/s", "queue", "sessions", "pages")
+RIGHT = frozenset({"lease", "steps/s", "queue", "sessions", "pages"})
+UNKNOWN = "-"
+PEER_CHARACTERS = 8
+"""The end of a peer id: all of them begin alike."""
+MAX_TEXT = 64
+NOBODY = (
+    "No worker announces this model at this revision under this swarm's name. If there should be "
+    "some, compare --swarm, --model and --model-name with theirs."
+)
+
+
+def table_of(overview: Overview, *, max_rows: int = 100_000) -> RenderableType:
+    """All there is to see, with at most so many workers."""
+    rows = [_cells(worker) for worker in overview.workers[:max_rows]]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for title in COLUMNS:
+        table.add_column(
+            title,
+            justify="right" if title in RIGHT else "left",
+            no_wrap=title != "address",  # the one column that gives way
+            overflow="ellipsis",
+        )
+    table.add_column("")
+    for cells, worker in zip(rows, overview.workers, strict=False):
+        table.add_row(*map(Text, cells), _notes(worker))
+    hidden = len(overview.workers) - max_rows
+    more = [Text(f"and {hidden} more", style="dim")] if hidden > 0 else []
+    below = [table, *more] if overview.workers else [Text(NOBODY)]
+    return Group(_headline(overview), coverage_line(overview.coverage), *below)
+
+
+def trouble(sentence: str) -> RenderableType:
+    """What stands in the table's place while nothing can be seen."""
+    return Text(printable(sentence, 1000), style="red")
+
+
+def coverage_line(counts: Iterable[int]) -> Text:
+    """How many workers host each stretch of blocks."""
+    line = Text("coverage  ")
+    for span, count in stretches(counts):
+        style = "bold red" if count == 0 else "yellow" if count == 1 else "green"
+        line.append(f"{span} {f'x{count}' if count else 'nobody'}", style=style)
+        line.append("  ")
+    line.rstrip()
+    return line
+
+
+def printable(text: str, most: int = MAX_TEXT) -> str:
+    """What a stranger wrote, without what a terminal would obey, and not longer than a column."""
+    clean = "".join(character if character.isprintable() else "?" for character in text)
+    return clean if len(clean) <= most else clean[: most - 1] + "…"
+
+
+def _headline(overview: Overview) -> Text:
+    num = len(overview.workers)
+    line = Text(f"{printable(overview.model)}@{printable(overview.revision, 12)}  ", style="bold")
+    line.append(f"{overview.num_blocks} blocks, {num} worker{'s' * (num != 1)}  ", style="not bold")
+    if overview.complete:
+        line.append("complete", style="green")
+    else:
+        line.append(f"nobody hosts {', '.join(overview.uncovered)}", style="bold red")
+    return line
+
+
+def _cells(worker: WorkerLine) -> list[str]:
+    load = worker.status
+    return [
+        f"{worker.start}:{worker.end}",
+        "…" + printable(worker.peer_id)[-PEER_CHARACTERS:],
+        printable(worker.url),
+        printable(worker.dtype),
+        f"{worker.lease_seconds_left:.0f} s",
+        f"{worker.speed:.1f}" if worker.speed else UNKNOWN,
+        str(load.queued_steps) if load else UNKNOWN,
+        str(load.sessions) if load else UNKNOWN,
+        f"{load.pages_total - load.pages_free}/{load.pages_total}" if load else UNKNOWN,
+    ]
+
+
+def _notes(worker: WorkerLine) -> Text:
+    if worker.leaving:
+        return Text("leaving", style="yellow")
+    if worker.status is not None and not worker.linked:
+        return Text("no link", style="red")
+    return Text("")

@@ -1,0 +1,209 @@
+"""`brigade status` shows a swarm, or says in one line why it cannot."""
+
+import io
+import json
+from collections.abc import AsyncIterator, Callable
+
+import httpx
+import msgspec
+import pytest
+from rich.console import Console, RenderableType
+
+from shared import status
+from shared.discovery.kademlia import KademliaDirectory
+from shared.errors import ConfigError, PeerUnreachable
+from shared.model_files import BUNDLED, BUNDLED_NAME, read_spec
+from shared.overview import Load, Overview, WorkerLine
+from shared.status import StatusSettings, show
+from shared.status_table import coverage_line, printable, table_of
+from shared.swarm import Span
+from tests.shared.announcing import ANN, CYD, live_record
+
+SPEC = read_spec(BUNDLED, BUNDLED_NAME)
+WORKER = WorkerLine(
+    peer_id="12D3KooWabcdefgh",
+    start=0,
+    end=4,
+    url="ws://192.0.2.1:7000",
+    dtype="float32",
+    lease_seconds_left=7.8,
+    linked=True,
+    status=Load(sessions=2, queued_steps=5, pages_free=10, pages_total=16, decode_seconds=0.05),
+)
+
+
+def overview(*workers: WorkerLine) -> Overview:
+    covers = [w for w in workers if not w.leaving]
+    counts = tuple(sum(w.start <= block < w.end for w in covers) for block in range(8))
+    return Overview(
+        model="tiny",
+        revision="abc",
+        num_blocks=8,
+        workers=workers,
+        coverage=counts,
+        uncovered=() if all(counts) else ("4:8",),
+        complete=all(counts),
+    )
+
+
+def text_of(shown: RenderableType) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(shown)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_worker_s_row_says_blocks_lease_speed_and_load():
+    row = next(line for line in text_of(table_of(overview(WORKER))).splitlines() if "…" in line)
+    assert row.split() == [
+        *("0:4", "…abcdefgh", "ws://192.0.2.1:7000", "float32"),
+        *("8", "s", "20.0", "5", "2", "6/16"),
+    ]
+
+
+def test_a_narrow_terminal_costs_the_address_and_nothing_else():
+    console = Console(file=io.StringIO(), width=84)
+    console.print(table_of(overview(WORKER)))
+    assert isinstance(console.file, io.StringIO)
+    row = next(line for line in console.file.getvalue().splitlines() if "…" in line)
+    assert row.split()[:2] == ["0:4", "…abcdefgh"]
+    assert row.split()[3:] == ["float32", "8", "s", "20.0", "5", "2", "6/16"]
+
+
+def test_what_only_gateways_know_is_a_dash_for_others():
+    stranger = msgspec.structs.replace(WORKER, status=None, linked=False)
+    row = next(r for r in text_of(table_of(overview(stranger))).splitlines() if "…" in r)
+    assert row.split()[4:] == ["8", "s", "-", "-", "-", "-"]
+
+
+def test_leaving_and_broken_links_are_said():
+    leaving = msgspec.structs.replace(WORKER, leaving=True)
+    unlinked = msgspec.structs.replace(WORKER, linked=False)
+    text = text_of(table_of(overview(leaving, unlinked)))
+    assert "leaving" in text
+    assert "no link" in text
+
+
+def test_blocks_without_a_worker_are_named():
+    text = text_of(table_of(overview(WORKER)))
+    assert "nobody hosts 4:8" in text
+    assert "0:4 x1  4:8 nobody" in text
+
+
+def test_of_many_workers_the_rest_is_counted():
+    assert "and 7 more" in text_of(table_of(overview(*[WORKER] * 10), max_rows=3))
+
+
+def test_a_swarm_of_nobody_asks_whether_the_names_are_right():
+    assert "compare --swarm, --model and --model-name" in text_of(table_of(overview()))
+
+
+def test_what_strangers_wrote_commands_no_terminal():
+    evil = msgspec.structs.replace(WORKER, url="ws://\x1b[2J[red]x\n\u202e" + "y" * 500)
+    text = text_of(table_of(overview(evil)))
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "ws://?[2J[red]x??yyy" in text
+    assert len(printable("z" * 100)) == 64
+
+
+def test_coverage_is_told_by_stretches():
+    assert coverage_line([2, 2, 1, 0]).plain == "coverage  0:2 x2  2:3 x1  3:4 nobody"
+
+
+async def test_both_ways_of_looking_at_once_are_refused():
+    both = StatusSettings(gateway="http://x", join=["/ip4/127.0.0.1/tcp/1/p2p/x"])
+    with pytest.raises(ConfigError, match="--gateway or --join, not both"):
+        await show(both)
+    with pytest.raises(ConfigError, match="give --join ADDRESS"):
+        await show(StatusSettings())
+
+
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+@pytest.fixture
+def gateway(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], StatusSettings]:
+    """A gateway that answers as told, in place of the network."""
+    real = httpx.AsyncClient
+
+    def answering(answer: Answer) -> StatusSettings:
+        transport = httpx.MockTransport(answer)
+        monkeypatch.setattr(status.httpx, "AsyncClient", lambda **_: real(transport=transport))
+        return StatusSettings(gateway="http://gate/", once=True, as_json=True)
+
+    return answering
+
+
+async def test_a_swarm_with_a_gap_gives_status_1(
+    gateway: Callable[[Answer], StatusSettings], capsys: pytest.CaptureFixture[str]
+):
+    seen = overview(WORKER)
+    settings = gateway(lambda _: httpx.Response(200, content=msgspec.json.encode(seen)))
+    assert await show(settings) == 1
+    assert msgspec.json.decode(capsys.readouterr().out, type=Overview) == seen
+
+
+async def test_a_whole_swarm_gives_status_0(gateway: Callable[[Answer], StatusSettings]):
+    whole = overview(msgspec.structs.replace(WORKER, end=8))
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert str(request.url) == "http://gate/swarm"
+        return httpx.Response(200, content=msgspec.json.encode(whole))
+
+    assert await show(gateway(answer)) == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (lambda _: httpx.Response(502), "answers with status 502"),
+        (lambda _: httpx.Response(200, text="hello"), "is no gateway of ours"),
+        (lambda _: httpx.Response(200, content=b" " * (17 << 20)), "answers with over"),
+    ],
+)
+async def test_what_is_no_gateway_is_said_in_one_sentence(
+    answer: Answer, sentence: str, gateway: Callable[[Answer], StatusSettings]
+):
+    with pytest.raises(PeerUnreachable, match=sentence):
+        await show(gateway(answer))
+
+
+async def test_a_gateway_that_does_not_answer_is_named():
+    with pytest.raises(PeerUnreachable, match=r"no gateway answers at http://127\.0\.0\.1:1/swarm"):
+        await show(StatusSettings(gateway="http://127.0.0.1:1", once=True))
+
+
+@pytest.fixture
+async def member() -> AsyncIterator[KademliaDirectory]:
+    """A node of a swarm on which one worker announced the first half of the bundled model."""
+    member = KademliaDirectory(CYD)
+    await member.start()
+    half = live_record(
+        ANN,
+        swarm="local",
+        model=SPEC.name,
+        revision=SPEC.revision,
+        num_blocks=SPEC.num_blocks,
+        span=Span(0, SPEC.num_blocks // 2),
+    )
+    await member.announce(f"local/{SPEC.name}@{SPEC.revision}", half)
+    yield member
+    await member.stop()
+
+
+async def test_an_observer_finds_the_workers_through_any_node(
+    member: KademliaDirectory, capsys: pytest.CaptureFixture[str]
+):
+    settings = StatusSettings(join=member.multiaddrs, once=True, as_json=True, wait_seconds=0.5)
+    assert await show(settings) == 1
+    lines = capsys.readouterr().out.splitlines()  # logs among them, as nobody set those up
+    told = json.loads(next(line for line in lines if line.startswith("{")))
+    assert [worker["peer_id"] for worker in told["workers"]] == [ANN.peer]
+    assert told["uncovered"] == [f"{SPEC.num_blocks // 2}:{SPEC.num_blocks}"]
+
+
+async def test_an_observer_whom_nobody_answers_says_so():
+    nowhere = f"/ip4/127.0.0.1/tcp/1/p2p/{ANN.peer}"
+    with pytest.raises(PeerUnreachable, match="no node of the swarm answers at /ip4/"):
+        await show(StatusSettings(join=[nowhere], once=True))
