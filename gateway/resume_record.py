@@ -72,7 +72,7 @@ class Record:
 
 
 Seen = int | Literal["finish", "usage"]
-"""How far a client has come: the tokens whose text it has, or one of the two closing events."""
+"""How far a client has come: how much it has of what is said, or one of the two closing events."""
 
 
 @dataclass(frozen=True)

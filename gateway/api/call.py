@@ -4,6 +4,7 @@ import asyncio
 import json
 import secrets
 import string
+import sys
 import time
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -44,6 +45,11 @@ class Call:
     kept: Kept | None = None
     stream: str = ""
     seen: Seen | None = None
+
+    @property
+    def num_seen(self) -> int:
+        """How much of what is said the client has; all, if it had an event behind that."""
+        return self.seen if isinstance(self.seen, int) else sys.maxsize if self.seen else 0
 
 
 async def accept(services: Services, caller: Caller, wish: Wish, body: dict[str, Any]) -> Call:
@@ -139,7 +145,14 @@ async def _begin(services: Services, caller: Caller, body: dict[str, Any]) -> Ca
     return Call(
         model,
         parsed.request,
-        sampling_of(parsed.request, grammar, seed=seed, stop_ids=stop_ids),
+        sampling_of(
+            parsed.request,
+            grammar,
+            seed=seed,
+            stop_ids=stop_ids,
+            num_logprobs=parsed.request.num_logprobs,
+            num_prompt_logprobs=parsed.request.prompt_logprobs,
+        ),
         stop_ids,
         "chatcmpl-" + "".join(secrets.choice(ALPHANUMERIC) for _ in range(29)),
         created,

@@ -1,10 +1,8 @@
 """POST /v1/chat/completions: from a request to an answer, whole or streamed."""
 
 import asyncio
-import sys
-import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from functools import partial
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any, Final, cast
 
 from fastapi import APIRouter
@@ -12,19 +10,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gateway.api import sse
-from gateway.api.answer import Answer, Piece
 from gateway.api.body import unless_gone
 from gateway.api.call import Call, accept
+from gateway.api.conversation import Conversation
 from gateway.api.door import caller_of
 from gateway.api.errors import report, request_id_of
 from gateway.api.event_stream import EventStream
-from gateway.api.logprobs import logprobs_object, prompt_logprobs_list
+from gateway.api.logprobs import prompt_logprobs_list
+from gateway.api.message import delta_of, logprobs_of, message_of
 from gateway.api.resume import HEADERS, read_body, wish_of
+from gateway.api.said import Said
 from gateway.api.schema import ChatRequest
-from gateway.generator import Token
-from gateway.resume_record import Seen
 from gateway.services import Services
-from gateway.token_stream import TokenStream
 
 PATHS: Final = ("/v1/chat/completions", "/chat/completions")
 
@@ -38,11 +35,11 @@ def chat_routes(services: Services) -> APIRouter:
         wish = wish_of(request.headers, caller, services.models.revisions)
         body = await read_body(request, wish, services.max_body_bytes)
         call = await accept(services, caller, wish, body)
-        answer, tokens = _generate(services, call)
+        conversation = Conversation(services, call)
         if call.request.stream:
-            return await _streamed(services, call, request, answer, tokens)
-        async with tokens:
-            return await unless_gone(request, _whole(call, answer, tokens))
+            return await _streamed(services, request, conversation)
+        async with conversation:
+            return await unless_gone(request, _whole(conversation))
 
     for path in PATHS:
         router.add_api_route(
@@ -73,67 +70,11 @@ def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
             return node
 
 
-async def pieces(
-    tokens: TokenStream, answer: Answer, *, num_seen: int = 0
-) -> AsyncGenerator[Piece, None]:
-    """The pieces of the answer as they come, none empty; both kinds of answer are made of them.
-
-    What the first `num_seen` tokens made is left out: the state behind them is all that counts.
-    """
-    while answer.finish_reason is None:
-        fresh = await tokens.take()
-        if not fresh:
-            answer.ended()
-        num_silent = max(0, num_seen - answer.num_tokens)
-        answer.feed(fresh[:num_silent])
-        if (piece := answer.feed(fresh[num_silent:])).text:
-            yield piece
-
-
-def _generate(services: Services, call: Call) -> tuple[Answer, TokenStream]:
-    timed = services.metrics.timed(_source(services, call), time.perf_counter())
-    tokens = TokenStream(
-        timed, services.admission, stop_ids=call.stop_ids, max_tokens=call.max_tokens
-    )
-    if call.kept is not None:
-        call.kept.interrupt = tokens.interrupt
-    return _answer(call), tokens
-
-
-def _answer(call: Call) -> Answer:
-    return Answer(
-        call.model.text.decoder(),
-        stops=tuple(call.request.stop),
-        stop_ids=call.stop_ids,
-        max_tokens=call.max_tokens,
-        num_prompt_tokens=len(call.prompt),
-    )
-
-
-def _source(services: Services, call: Call) -> AsyncGenerator[Token, None]:
-    if call.kept is not None:
-        ends = partial(_is_complete, call)
-        is_patient = not call.request.stream
-        return call.kept.tokens(call.model.generator, ends=ends, is_patient=is_patient)
-    return call.model.generator.generate(
-        call.prompt, sampling=call.sampling, max_tokens=call.max_tokens, stop_ids=call.stop_ids
-    )
-
-
-def _is_complete(call: Call, tokens: Sequence[Token]) -> bool:
-    answer = _answer(call)
-    answer.feed(tokens)
-    return answer.finish_reason is not None
-
-
-async def _whole(call: Call, answer: Answer, tokens: TokenStream) -> Response:
-    said = [piece async for piece in pieces(tokens, answer)]
-    message: dict[str, Any] = {
-        "role": "assistant",
-        "content": "".join(piece.text for piece in said),
-        "refusal": None,
-        "annotations": [],
-    }
+async def _whole(conversation: Conversation) -> Response:
+    call, said = conversation.call, [list[Said]() for _ in conversation.choices]
+    async with aclosing(conversation.said()) as saying:
+        async for index, one in saying:
+            said[index].append(one)
     body: dict[str, Any] = {
         "id": call.answer_id,
         "object": "chat.completion",
@@ -143,50 +84,41 @@ async def _whole(call: Call, answer: Answer, tokens: TokenStream) -> Response:
         "service_tier": "default",
         "choices": [
             {
-                "index": 0,
-                "message": message,
-                "logprobs": _logprobs(call, *said),
-                "finish_reason": answer.finish_reason,
+                "index": choice.index,
+                "message": message_of(said[choice.index]),
+                "logprobs": _logprobs(call, *said[choice.index]),
+                "finish_reason": choice.finish_reason,
             }
+            for choice in conversation.choices
         ],
-        "usage": answer.usage,
+        "usage": conversation.usage,
     }
     if call.request.prompt_logprobs is not None:
+        told = conversation.choices[0].answer.prompt_logprobs
         body["prompt_logprobs"] = await asyncio.to_thread(
-            prompt_logprobs_list, call.prompt, answer.prompt_logprobs, call.model.text.vocabulary
+            prompt_logprobs_list, call.prompt, told, call.model.text.vocabulary
         )
     return JSONResponse(body, headers=call.headers)
 
 
-def _logprobs(call: Call, *said: Piece) -> dict[str, Any] | None:
+def _logprobs(call: Call, *said: Said) -> dict[str, Any] | None:
     """The `logprobs` of what was said, where they were asked for."""
     if not call.request.logprobs:
         return None
-    tokens = (token for piece in said for token in piece.tokens)
-    return logprobs_object(tokens, call.model.text.vocabulary)
+    return logprobs_of(said, call.model.text.vocabulary)
 
 
-async def _streamed(
-    services: Services, call: Call, request: Request, answer: Answer, tokens: TokenStream
-) -> Response:
+async def _streamed(services: Services, request: Request, conversation: Conversation) -> Response:
     """Hold the 200 until there is a token, so that failures before it keep their status."""
+    call = conversation.call
     try:
-        await unless_gone(request, tokens.begin(services.hold_seconds))
+        await unless_gone(request, conversation.begin(services.hold_seconds))
     except BaseException:
-        await tokens.close()
+        await conversation.close()
         raise
-    chunks = sse.Chunks(
-        answer_id=call.answer_id,
-        created=call.created,
-        model=call.request.model,
-        fingerprint=call.model.fingerprint,
-        with_usage=call.request.wants_usage,
-        stream=call.stream,
-    )
-    told = partial(_logprobs, call)
     return EventStream(
-        _frames(chunks, answer, tokens, told, request_id_of(request), call.seen),
-        tokens,
+        _frames(conversation, request_id_of(request)),
+        conversation,
         headers=call.headers,
         has_ids=bool(call.stream),
         keep_alive_seconds=services.keep_alive_seconds,
@@ -194,26 +126,26 @@ async def _streamed(
     )
 
 
-async def _frames(
-    chunks: sse.Chunks,
-    answer: Answer,
-    tokens: TokenStream,
-    logprobs: Callable[[Piece], dict[str, Any] | None],
-    request_id: str,
-    seen: Seen | None,
-) -> AsyncGenerator[bytes, None]:
-    if seen is None:
-        yield chunks.role()
+async def _frames(conversation: Conversation, request_id: str) -> AsyncGenerator[bytes, None]:
+    call = conversation.call
+    chunks = sse.Chunks(
+        answer_id=call.answer_id,
+        created=call.created,
+        model=call.request.model,
+        fingerprint=call.model.fingerprint,
+        with_usage=call.request.wants_usage,
+        stream=call.stream,
+        num_said=call.num_seen,
+    )
+    if call.seen is None:
+        for choice in conversation.choices:
+            yield chunks.role(choice.index)
     try:
-        async for piece in pieces(tokens, answer, num_seen=_num_seen(seen)):
-            yield chunks.text(piece.text, logprobs(piece), num_tokens=answer.num_tokens)
+        async with aclosing(conversation.said()) as saying:
+            async for index, said in saying:
+                yield chunks.said(index, delta_of(said), _logprobs(call, said))
     except Exception as error:  # the 200 is out: the client must hear of it inside the stream
         yield sse.failure(report(error, request_id).body)
         return
-    assert answer.finish_reason is not None
-    yield chunks.end(answer.finish_reason, answer.usage, seen=seen)
-
-
-def _num_seen(seen: Seen | None) -> int:
-    """How many tokens' text the client had; all, if it had an event behind them."""
-    return (seen or 0) if seen is None or isinstance(seen, int) else sys.maxsize
+    reasons = [choice.finish_reason for choice in conversation.choices]
+    yield chunks.end(reasons, conversation.usage, seen=call.seen)

@@ -8,7 +8,7 @@ import anyio
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Receive, Scope, Send
 
-from gateway.token_stream import TokenStream
+from gateway.api.conversation import Conversation
 from shared.errors import GenerationFailed
 
 SEND_TIMEOUT_SECONDS: Final = 60.0
@@ -31,19 +31,19 @@ BARE_KEEP_ALIVE: Final = _Bare(comment="keep-alive", sep="\n")
 
 
 class EventStream(EventSourceResponse):
-    """Sends frames with keep-alives between; owns the tokens and closes them however it ends."""
+    """Sends frames with keep-alives between; closes the conversation however it ends."""
 
     def __init__(
         self,
         frames: AsyncGenerator[bytes, None],
-        tokens: TokenStream,
+        conversation: Conversation,
         *,
         headers: dict[str, str],
         keep_alive_seconds: float,
         has_ids: bool = False,
         grace_seconds: float,
     ) -> None:
-        self._tokens = tokens
+        self._conversation = conversation
         self._grace_seconds = grace_seconds
         self._is_stopping = anyio.Event()
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
@@ -64,9 +64,11 @@ class EventStream(EventSourceResponse):
             await super().__call__(scope, receive, send)
         finally:
             farewell.cancel()
-            await self._tokens.close()
+            await self._conversation.close()
 
     async def _say_farewell(self) -> None:
         await self._is_stopping.wait()
         await asyncio.sleep(self._grace_seconds)
-        self._tokens.interrupt(GenerationFailed("server_shutdown", "The server is shutting down."))
+        self._conversation.interrupt(
+            GenerationFailed("server_shutdown", "The server is shutting down.")
+        )

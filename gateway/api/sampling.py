@@ -2,12 +2,12 @@
 
 from collections.abc import Set
 
-from gateway.api.schema import ChatRequest
+from gateway.api.asked import Asked
 from shared.errors import RequestError
 from shared.wire.messages import Grammar, Sampling
 
 
-def check_ids(request: ChatRequest, vocab_size: int) -> None:
+def check_ids(request: Asked, vocab_size: int) -> None:
     """Raises RequestError when a parameter names a token that the model does not have."""
     named = {
         "logit_bias": [token_id for token_id, _ in request.logit_bias],
@@ -22,7 +22,7 @@ def check_ids(request: ChatRequest, vocab_size: int) -> None:
             )
 
 
-def stop_ids_of(request: ChatRequest, model_stop_ids: frozenset[int]) -> frozenset[int]:
+def stop_ids_of(request: Asked, model_stop_ids: frozenset[int]) -> frozenset[int]:
     """What ends this answer."""
     return frozenset(request.stop_token_ids) | (
         frozenset[int]() if request.ignore_eos else model_stop_ids
@@ -30,7 +30,13 @@ def stop_ids_of(request: ChatRequest, model_stop_ids: frozenset[int]) -> frozens
 
 
 def sampling_of(
-    request: ChatRequest, grammar: Grammar | None, *, seed: int, stop_ids: Set[int]
+    request: Asked,
+    grammar: Grammar | None,
+    *,
+    seed: int,
+    stop_ids: Set[int],
+    num_logprobs: int | None = None,
+    num_prompt_logprobs: int | None = None,
 ) -> Sampling:
     """How the tokens of this answer are chosen."""
     needs_stops = grammar is not None or request.min_tokens > 0
@@ -44,9 +50,9 @@ def sampling_of(
         frequency_penalty=request.frequency_penalty,
         repetition_penalty=request.repetition_penalty,
         logit_bias=request.logit_bias,
-        num_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        num_logprobs=num_logprobs,
         stop_ids=tuple(sorted(stop_ids)) if needs_stops else (),
         min_tokens=request.min_tokens,
         grammar=grammar,
-        num_prompt_logprobs=request.prompt_logprobs,
+        num_prompt_logprobs=num_prompt_logprobs,
     )

@@ -1,76 +1,25 @@
-"""The chat completion request as people write it, and the one error its first mistake makes. Pure.
-
-The rules are OpenAI's: null is absent, 5.0 is an integer, "5" is not, booleans are no numbers.
-"""
+"""The chat completion request as people write it. Pure."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from gateway.api.formats import Form, ResponseFormat, StructuredOutputs, form_of
+from gateway.api.asked import Asked
+from gateway.api.formats import Form, ResponseFormat, form_of
 from gateway.api.parameters import check_supported, ignored_params
+from gateway.api.written import Whole, Written, first_mistake
 from shared.errors import RequestError
-from shared.wire.messages import MAX_BIASES, MAX_TOP_LOGPROBS
+from shared.wire.messages import MAX_TOP_LOGPROBS
 
-MAX_STOP_TOKEN_IDS: Final = 64
-TOKEN_ID: Final = re.compile("[0-9]{1,10}")
 UNSUPPORTED_PARTS: Final = ("image_url", "input_audio", "file", "video_url", "input_image")
-
-
-def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _as_list(value: Any) -> Any:
-    if value == "":
-        raise PydanticCustomError("empty", "must not be an empty string")
-    return [value] if isinstance(value, str) else value
 
 
 def _as_parts(value: Any) -> Any:
     return [{"type": "text", "text": value}] if isinstance(value, str) else value
-
-
-def _as_biases(value: Any) -> Any:
-    """JSON's map from written ids as pairs. What is wrong is not named: keys are the client's."""
-    if not isinstance(value, dict):
-        raise PydanticCustomError("dict_type", "should be a map from token ids to numbers")
-    biases = cast(dict[str, Any], value)
-    if len(biases) > MAX_BIASES:
-        raise PydanticCustomError("too_long", "should have at most {most}", {"most": MAX_BIASES})
-    if not all(TOKEN_ID.fullmatch(key) for key in biases):
-        raise PydanticCustomError("bias_key", "the keys should be token ids")
-    if not all(_is_bias(bias) for bias in biases.values()):
-        raise PydanticCustomError("bias_value", "the values should be numbers from -100 to 100")
-    return tuple((int(key), float(bias)) for key, bias in biases.items())
-
-
-def _is_bias(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -100 <= value <= 100
-
-
-class Written(BaseModel):
-    """Anything people write; keys we do not know are left alone."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]
-Stop = Annotated[str, Field(min_length=1)]
-TokenId = Annotated[Whole, Field(ge=0, lt=1 << 31)]
 
 
 class Part(Written):
@@ -165,43 +114,16 @@ class Message(Written):
         return message | said
 
 
-class StreamOptions(Written):
-    """What a stream carries beyond text."""
-
-    include_usage: bool | None = None
-
-
-class ChatRequest(Written):
+class ChatRequest(Asked):
     """The parameters of a chat completion that have an effect."""
 
-    model: Annotated[str, Field(min_length=1, max_length=256)]
     messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
-    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
-    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
-    top_k: Annotated[Whole, Field(ge=-1, lt=1 << 31)] = 0
-    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
-    repetition_penalty: Annotated[float, Field(gt=0, le=2)] = 1.0
-    logit_bias: Annotated[tuple[tuple[int, float], ...], BeforeValidator(_as_biases)] = ()
-    seed: Annotated[Whole, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[Whole, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     prompt_logprobs: Annotated[Whole, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     max_tokens: Annotated[Whole, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[Whole, Field(ge=1)] | None = None
-    stop: Annotated[
-        list[Stop], Field(max_length=16, fail_fast=True), BeforeValidator(_as_list)
-    ] = []
-    stop_token_ids: Annotated[
-        list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS, fail_fast=True)
-    ] = []
-    ignore_eos: bool = False
-    min_tokens: Annotated[Whole, Field(ge=0)] = 0
     response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputs | None = None
-    stream: bool = False
-    stream_options: StreamOptions | None = None
 
     @property
     def budget(self) -> int | None:
@@ -209,14 +131,14 @@ class ChatRequest(Written):
         return self.max_completion_tokens or self.max_tokens
 
     @property
+    def num_logprobs(self) -> int | None:
+        """How many alternatives to tell with each token; none when there are to be no logprobs."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
     def names_tokens(self) -> bool:
         """Whether the answer names single tokens."""
         return self.logprobs or self.prompt_logprobs is not None
-
-    @property
-    def wants_usage(self) -> bool:
-        """Whether a stream ends in a chunk with the usage."""
-        return bool(self.stream_options and self.stream_options.include_usage)
 
 
 USED: Final = frozenset(ChatRequest.model_fields)
@@ -245,23 +167,6 @@ def parse_chat(body: Mapping[str, Any]) -> Parsed:
     return Parsed(request, form, tuple(ignored_params(given, USED)))
 
 
-def first_mistake(error: ValidationError) -> RequestError:
-    """The one mistake that a client is told of, without what it wrote."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    param = _path(first["loc"])
-    kind = first["type"]
-    problem = first["msg"].replace("Input should", "should", 1)
-    if kind == "sentence":
-        return RequestError(problem, param=param, reason="invalid_value")
-    if kind == "missing":
-        sentence = f"Missing required parameter: '{param}'."
-        return RequestError(sentence, param=param, reason="missing_required_parameter")
-    word, reason = (
-        ("type", "invalid_type") if kind.endswith("_type") else ("value", "invalid_value")
-    )
-    return RequestError(f"Invalid {word} for '{param}': {problem}.", param=param, reason=reason)
-
-
 def _contradictions(request: ChatRequest, form: Form | None) -> Iterator[tuple[str, str]]:
     """The parameters that do not go with others, and why."""
     if request.stream_options is not None and not request.stream:
@@ -278,9 +183,3 @@ def _contradictions(request: ChatRequest, form: Form | None) -> Iterator[tuple[s
     if request.ignore_eos and form is not None:
         sentence = f"'ignore_eos' cannot be used with '{form.param}': its end would be ignored."
         yield "ignore_eos", sentence
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    """OpenAI's way to write a place: `messages[0].content[1].type`."""
-    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in location)
-    return "".join(steps).removeprefix(".")

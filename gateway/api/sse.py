@@ -8,6 +8,7 @@ and U+0085 for line ends.
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 
 from gateway.resume_record import EventId, Seen
@@ -27,8 +28,12 @@ class Chunks:
         fingerprint: str,
         with_usage: bool,
         stream: str = "",
+        num_said: int = 0,
     ) -> None:
-        """With the name of a `stream` each frame says which event of it it is."""
+        """With the name of a `stream` each frame says which event of it it is.
+
+        `num_said` is how much was said in frames of an earlier connection.
+        """
         head = {
             "id": answer_id,
             "object": "chat.completion.chunk",
@@ -38,38 +43,54 @@ class Chunks:
         }
         self._with_usage = with_usage
         self._stream = stream
+        self._num_said = num_said
         self._head = "data: " + _compact(head)[:-1]
         self._tail = ',"usage":null}\n\n' if with_usage else "}\n\n"
-        self._before = self._head + ',"choices":[{"index":0,"delta":'
-        self._before_text = self._before + '{"content":'
-        self._after_text = '},"logprobs":null,"finish_reason":null}]' + self._tail
-        self._before_logprobs = '},"logprobs":'
-        self._after_logprobs = ',"finish_reason":null}]' + self._tail
 
-    def role(self) -> bytes:
-        """The first frame, and the only one with a role: SDKs concatenate roles."""
-        delta = '{"role":"assistant","content":"","refusal":null'
-        return self._frame(0, f"{self._before}{delta}{self._after_text}")
+    def role(self, index: int) -> bytes:
+        """The first frame of a choice, and the only one with a role: SDKs concatenate roles."""
+        delta = {"role": "assistant", "content": "", "refusal": None}
+        return self._frame(0, self._choice(index, delta))
 
-    def text(
-        self, delta: str, logprobs: dict[str, Any] | None = None, *, num_tokens: int = 0
+    def said(
+        self, index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None
     ) -> bytes:
-        """A piece of the answer, which is `num_tokens` long with it."""
-        rest = self._after_text
-        if logprobs is not None:
-            rest = f"{self._before_logprobs}{_compact(logprobs)}{self._after_logprobs}"
-        return self._frame(num_tokens, f"{self._before_text}{json.dumps(delta)}{rest}")
+        """A piece of a choice."""
+        self._num_said += 1
+        return self._frame(self._num_said, self._choice(index, delta, logprobs))
 
-    def end(self, finish_reason: str, usage: dict[str, Any], *, seen: Seen | None = None) -> bytes:
-        """What is left after `seen` of: the finish, the usage where asked for, and [DONE]."""
+    def end(
+        self,
+        finish_reasons: Sequence[str | None],
+        usage: dict[str, Any],
+        *,
+        seen: Seen | None = None,
+    ) -> bytes:
+        """What is left after `seen` of: the finishes, the usage where asked for, and [DONE]."""
         frames = b""
         if seen not in ("finish", "usage"):
-            finish = f'{{}},"logprobs":null,"finish_reason":{json.dumps(finish_reason)}}}]'
-            frames += self._frame("finish", f"{self._before}{finish}{self._tail}")
+            for index, reason in enumerate(finish_reasons):
+                frames += self._frame("finish", self._choice(index, {}, reason=reason))
         if self._with_usage and seen != "usage":
             tail = f',"choices":[],"usage":{_compact(usage)}}}\n\n'
             frames += self._frame("usage", self._head + tail)
         return frames + DONE
+
+    def _choice(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        logprobs: dict[str, Any] | None = None,
+        *,
+        reason: str | None = None,
+    ) -> str:
+        choice = {
+            "index": index,
+            "delta": delta,
+            "logprobs": logprobs,
+            "finish_reason": reason,
+        }
+        return f'{self._head},"choices":[{_compact(choice)}]{self._tail}'
 
     def _frame(self, seen: Seen, frame: str) -> bytes:
         """With this one the client has seen that much."""

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.api.answer import Answer
+from gateway.api.said import Said, Text, joined
 from gateway.generator import Token
 from shared.errors import GenerationFailed
 from shared.wire.messages import TokenLogprobs
@@ -14,7 +15,15 @@ TEXT = chat_text()
 
 
 def feed(a: Answer, text: str) -> str:
-    return a.feed(map(Token, tokens_of(text))).text
+    return text_of(a.feed(map(Token, tokens_of(text))))
+
+
+def text_of(said: list[Said]) -> str:
+    return "".join(one.text for one in said if isinstance(one, Text))
+
+
+def tokens_in(said: list[Said]) -> tuple[Token, ...]:
+    return tuple(token for one in said if isinstance(one, Text) for token in one.tokens)
 
 
 def answer(*, stops: tuple[str, ...] = (), max_tokens: int = 100) -> Answer:
@@ -23,24 +32,19 @@ def answer(*, stops: tuple[str, ...] = (), max_tokens: int = 100) -> Answer:
         stops=stops,
         stop_ids=TEXT.stop_ids,
         max_tokens=max_tokens,
-        num_prompt_tokens=3,
     )
 
 
 def test_a_stop_id_ends_it_is_counted_and_not_shown():
     a = answer()
     assert feed(a, f"hi{END}more") == "hi"
-    assert (a.finish_reason, a.usage["completion_tokens"], a.usage["total_tokens"]) == (
-        "stop",
-        3,
-        6,
-    )
+    assert (a.finish_reason, a.num_tokens) == ("stop", 3)
 
 
 def test_the_budget_ends_it_at_exactly_so_many_tokens():
     a = answer(max_tokens=2)
     assert feed(a, "hello") == "he"
-    assert (a.finish_reason, a.usage["completion_tokens"]) == ("length", 2)
+    assert (a.finish_reason, a.num_tokens) == ("length", 2)
 
 
 def test_a_stop_id_as_the_last_of_the_budget_is_a_stop():
@@ -82,7 +86,7 @@ def test_an_end_nobody_asked_for_is_a_failure_and_no_finish():
 def told(a: Answer, tokens: list[Token]) -> list[tuple[str, int]]:
     """The text of each piece and how many tokens came with it, one token fed at a time."""
     pieces = [a.feed([token]) for token in tokens]
-    return [(piece.text, len(piece.tokens)) for piece in pieces]
+    return [(text_of(said), len(tokens_in(said))) for said in pieces]
 
 
 def with_logprobs(text: str) -> list[Token]:
@@ -98,7 +102,7 @@ def test_what_the_first_token_tells_of_the_prompt_is_kept():
     a, told = answer(), (TokenLogprobs(-1.0, rank=1),)
     a.feed([Token(1, cached_tokens=2, prompt_logprobs=told)])
     a.feed([Token(2)])
-    assert a.usage["prompt_tokens_details"] == {"cached_tokens": 2, "audio_tokens": 0}
+    assert a.num_cached == 2
     assert a.prompt_logprobs == told
 
 
@@ -116,7 +120,7 @@ def test_the_tokens_of_a_stop_string_are_not_told():
 
 
 def test_a_token_without_text_goes_with_the_next_one():
-    free = Answer(TEXT.decoder(), stops=(), stop_ids=frozenset(), max_tokens=9, num_prompt_tokens=1)
+    free = Answer(TEXT.decoder(), stops=(), stop_ids=frozenset(), max_tokens=9)
     assert told(free, with_logprobs(f"a{END}b")) == [("a", 1), ("", 0), ("b", 2)]
 
 
@@ -135,6 +139,5 @@ def test_however_the_tokens_are_batched_the_answer_is_the_same(
     edges = sorted({0, len(tokens), *(cut for cut in cuts if cut < len(tokens))})
     streamed = [pieces.feed(tokens[start:end]) for start, end in pairwise(edges)]
     expected = whole.feed(tokens)
-    assert expected.text == "".join(piece.text for piece in streamed)
-    assert expected.tokens == tuple(token for piece in streamed for token in piece.tokens)
-    assert (whole.finish_reason, whole.usage) == (pieces.finish_reason, pieces.usage)
+    assert expected == joined(said for piece in streamed for said in piece)
+    assert (whole.finish_reason, whole.num_tokens) == (pieces.finish_reason, pieces.num_tokens)

@@ -204,7 +204,15 @@ def test_an_answer_is_free_unless_something_is_asked():
 
 
 def sampling(grammar: Grammar | None = None, **changes: Any) -> Sampling:
-    return sampling_of(parse(**changes), grammar, seed=7, stop_ids={9, 3})
+    asked = parse(**changes)
+    return sampling_of(
+        asked,
+        grammar,
+        seed=7,
+        stop_ids={9, 3},
+        num_logprobs=asked.num_logprobs,
+        num_prompt_logprobs=asked.prompt_logprobs,
+    )
 
 
 def test_defaults_ask_nothing_of_the_last_hop_but_a_seed():

@@ -35,34 +35,36 @@ def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, 
 
 def test_the_first_frame_has_the_role_and_no_text():
     role = {"role": "assistant", "content": "", "refusal": None}
-    assert frames(chunks().role()) == [chunk(role)]
+    assert frames(chunks().role(0)) == [chunk(role)]
 
 
 @pytest.mark.parametrize("text", ["Hel", 'q"\\', "a\nb\r\n\u2028\x85", "日本 😀", "\0"])
 def test_text_survives_its_frame_on_one_ascii_line(text: str):
-    assert frames(chunks().text(text)) == [chunk({"content": text})]
+    assert frames(chunks().said(0, {"content": text})) == [chunk({"content": text})]
 
 
 def test_a_piece_of_text_takes_its_logprobs_along():
     logprobs = {"content": [{"token": "a", "bytes": [97]}], "refusal": None}
     expected = chunk({"content": "a"})
     expected["choices"][0]["logprobs"] = logprobs
-    assert frames(chunks().text("a", logprobs)) == [expected]
+    assert frames(chunks().said(0, {"content": "a"}, logprobs)) == [expected]
 
 
 def test_a_stream_ends_with_its_finish_then_done():
-    assert frames(chunks().end("length", USAGE)) == [chunk({}, "length"), "[DONE]"]
+    assert frames(chunks().end(["length"], USAGE)) == [chunk({}, "length"), "[DONE]"]
 
 
 def test_usage_comes_last_and_is_null_before_only_where_asked_for():
     told = chunks(with_usage=True)
-    assert frames(told.text("a")) == [chunk({"content": "a"}) | {"usage": None}]
-    assert frames(told.end("stop", USAGE)) == [
+    assert frames(told.said(0, {"content": "a"})) == [chunk({"content": "a"}) | {"usage": None}]
+    assert frames(told.end(["stop"], USAGE)) == [
         chunk({}, "stop") | {"usage": None},
         chunk({}) | {"choices": [], "usage": USAGE},
         "[DONE]",
     ]
-    assert b"usage" not in chunks().role() + chunks().text("a") + chunks().end("stop", USAGE)
+    plain = chunks()
+    said = plain.role(0) + plain.said(0, {"content": "a"}) + plain.end(["stop"], USAGE)
+    assert b"usage" not in said
 
 
 def test_a_failure_has_no_finish_reason():

@@ -1,0 +1,162 @@
+"""A chat completion on its way, without any wire format.
+
+`/v1/chat/completions`, `/v1/responses` and `/v1/messages` are writers over it: each makes a chat
+body of what it is asked, and its own frames of what is said. Errors are RequestErrors in OpenAI's
+words; the other APIs translate them at their door.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Self
+
+from starlette.requests import Request
+
+from gateway.api.answer import Answer, FinishReason
+from gateway.api.call import Call, accept
+from gateway.api.door import caller_of
+from gateway.api.resume import Wish
+from gateway.api.said import Said
+from gateway.api.usage import usage_of
+from gateway.generator import Token
+from gateway.services import Services
+from gateway.token_stream import TokenStream
+from shared.errors import GenerationFailed
+
+
+@asynccontextmanager
+async def open_conversation(
+    services: Services, request: Request, chat_body: dict[str, Any]
+) -> AsyncGenerator["Conversation", None]:
+    """The conversation that a chat completion's body begins; ended when left.
+
+    Raises RequestError for everything that can be wrong with the body, before any work.
+    """
+    async with await begin_conversation(services, request, chat_body) as conversation:
+        yield conversation
+
+
+async def begin_conversation(
+    services: Services, request: Request, chat_body: dict[str, Any]
+) -> "Conversation":
+    """The same for a response that outlives its handler: whoever has it owes it a close()."""
+    call = await accept(services, caller_of(request), Wish(caller=""), chat_body)
+    return Conversation(services, call)
+
+
+class Choice:
+    """One of the answers to a prompt, and the tokens it is made of."""
+
+    def __init__(self, services: Services, call: Call, index: int) -> None:
+        self.index = index
+        self.answer = answer_of(call)
+        timed = services.metrics.timed(_source(services, call), time.perf_counter())
+        self.tokens = TokenStream(
+            timed, services.admission, stop_ids=call.stop_ids, max_tokens=call.max_tokens
+        )
+        if call.kept is not None:
+            call.kept.interrupt = self.tokens.interrupt
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why it ended; none before it has."""
+        return self.answer.finish_reason
+
+    def says(self, tokens: Sequence[Token]) -> list[Said]:
+        """What was taken adds; nothing taken means that no more comes."""
+        if not tokens:
+            self.answer.ended()
+        said = self.answer.feed(tokens)
+        if self.finish_reason is not None:
+            self.tokens.stop()
+        return said
+
+
+class Conversation:
+    """The choices of one call. Closing it stops their generations and frees their sessions."""
+
+    def __init__(self, services: Services, call: Call) -> None:
+        self.call = call
+        self.choices = [Choice(services, call, 0)]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """OpenAI's usage object, as of now."""
+        return usage_of([choice.answer for choice in self.choices], len(self.call.prompt))
+
+    async def begin(self, seconds: float) -> None:
+        """Wait for the first token, but no longer than `seconds`.
+
+        Raises what the generation raised if it failed before its first token.
+        """
+        await self.choices[0].tokens.begin(seconds)
+
+    async def said(self) -> AsyncGenerator[tuple[int, Said], None]:
+        """What each choice, named by its index, says as it comes; ends when all have finished.
+
+        What a client that comes back has seen already is left out. Raises GenerationFailed.
+        """
+        num_left_out = self.call.num_seen
+        async for index, said in self._all_said():
+            if num_left_out > 0:
+                num_left_out -= 1
+            else:
+                yield index, said
+
+    async def _all_said(self) -> AsyncGenerator[tuple[int, Said], None]:
+        (choice,) = self.choices
+        while choice.finish_reason is None:
+            for tokens in self._portions(await choice.tokens.take()):
+                for said in choice.says(tokens):
+                    yield choice.index, said
+
+    def _portions(self, tokens: Sequence[Token]) -> Iterator[Sequence[Token]]:
+        """One by one where events have names: what each stands for must not depend on timing."""
+        if self.call.stream and tokens:
+            return ([token] for token in tokens)
+        return iter((tokens,))
+
+    def interrupt(self, failure: GenerationFailed) -> None:
+        """End it as if it had failed."""
+        for choice in self.choices:
+            choice.tokens.interrupt(failure)
+
+    async def close(self) -> None:
+        """End it, and wait until its sessions are freed and its slots returned."""
+        for choice in self.choices:
+            choice.tokens.stop()
+        await asyncio.gather(*(choice.tokens.close() for choice in self.choices))
+
+
+def answer_of(call: Call) -> Answer:
+    """What a choice says, before its first token."""
+    return Answer(
+        call.model.text.decoder(),
+        stops=tuple(call.request.stop),
+        stop_ids=call.stop_ids,
+        max_tokens=call.max_tokens,
+    )
+
+
+def _source(services: Services, call: Call) -> AsyncGenerator[Token, None]:
+    if call.kept is not None:
+        ends = partial(_is_complete, call)
+        is_patient = not call.request.stream
+        return call.kept.tokens(call.model.generator, ends=ends, is_patient=is_patient)
+    return call.model.generator.generate(
+        call.prompt, sampling=call.sampling, max_tokens=call.max_tokens, stop_ids=call.stop_ids
+    )
+
+
+def _is_complete(call: Call, tokens: Sequence[Token]) -> bool:
+    answer = answer_of(call)
+    answer.feed(tokens)
+    return answer.finish_reason is not None
