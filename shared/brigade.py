@@ -26,12 +26,12 @@ class Command(NamedTuple):
 
 
 COMMANDS: Mapping[str, Command] = {
-    "up": Command("a whole swarm on this machine, to try it out", "gateway,worker"),
+    "up": Command("a whole swarm on this machine, to try it out", "worker"),
     "worker": Command("host a span of a model's blocks: lend a machine", "worker"),
-    "gateway": Command("serve the OpenAI API in front of a swarm", "gateway"),
+    "gateway": Command("serve the OpenAI API in front of a swarm"),
     "keys": Command("make, list and revoke the API keys of a gateway", "gateway"),
     "bootstrap": Command("a node that newcomers find the others through"),
-    "status": Command("a live table of a swarm: who hosts what, how busy, until when", "gateway"),
+    "status": Command("a live table of a swarm: who hosts what, how busy, until when"),
     "models": Command("list the families of models a worker can host", "worker"),
 }
 
