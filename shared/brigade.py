@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, Command] = {
     "keys": Command("make, list and revoke the API keys of a gateway", "gateway"),
     "bootstrap": Command("a node that newcomers find the others through"),
     "status": Command("a live table of a swarm: who hosts what, how busy, until when"),
+    "doctor": Command("what is wrong with this machine's set-up, and the remedy"),
     "models": Command("list the families of models a worker can host", "worker"),
 }
 

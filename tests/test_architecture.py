@@ -14,6 +14,7 @@ TORCH_MODULES = (
     *(
         f"worker/{name}.py"
         for name in (
+            "checkup",
             "fused_qkv",
             "mapped_memory",
             "measuring",

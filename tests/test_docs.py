@@ -15,6 +15,7 @@ from gateway.settings import GatewaySettings
 from shared.bootstrap import BootstrapSettings
 from shared.brigade import COMMANDS
 from shared.commands import Setting, settings_of
+from shared.doctor_settings import WorkerDoctor
 from shared.status import StatusSettings
 from shared.up import UpSettings
 from worker.families import State
@@ -32,6 +33,7 @@ CLASSES: dict[str, type[BaseSettings]] = {
     "up": UpSettings,
     "models": ModelsSettings,
     "status": StatusSettings,
+    "doctor": WorkerDoctor,
 }
 IN_README = {
     "gateway": "model model_name host port join swarm max_streams max_queue step_timeout_seconds "
@@ -48,6 +50,7 @@ def env_example() -> str:
     sections = [
         f"# brigade {name}\n\n" + "\n".join(f"{_commented(s)}\n" for s in settings_of(settings))
         for name, settings in CLASSES.items()
+        if name != "doctor"  # it reads the variables of the command it looks after
     ]
     return (
         "# Settings of all commands: copy to .env and uncomment what you change.\n"

@@ -1,0 +1,250 @@
+"""The checks of `brigade doctor`: each measures something and says what to think of it."""
+
+import asyncio
+import resource
+import stat
+import sys
+from collections.abc import Awaitable, Callable
+from importlib import metadata
+from pathlib import Path
+from typing import cast
+from urllib.parse import urlsplit
+
+from huggingface_hub import constants
+
+from shared import findings, probes
+from shared.discovery.multiaddrs import reachable_host
+from shared.doctor_settings import (
+    BootstrapDoctor,
+    DoctorSettings,
+    GatewayDoctor,
+    ServesModels,
+    WorkerDoctor,
+)
+from shared.errors import BrigadeError, ConfigError
+from shared.findings import Finding
+from shared.identity import Identity
+from shared.model_files import hub_model, locate, name_of, read_spec
+from shared.swarm import topic_of
+
+CHECKUPS = "brigade.checkups"
+DISTRIBUTION = "bucket-brigade"
+MAX_JOIN = 16
+
+
+async def examine(role: str, settings: DoctorSettings) -> list[Finding]:
+    """Every check that concerns the role, in the order in which things are set up."""
+    checks: list[Callable[[], Awaitable[list[Finding]]]] = [
+        lambda: _versions(role),
+        lambda: _role_s_own(role, settings),
+        lambda: identity(settings),
+        lambda: models(settings),
+        lambda: _disk(settings),
+        lambda: _files(settings),
+        lambda: port(settings),
+        lambda: join(role, settings),
+        lambda: swarm(settings),
+    ]
+    found: list[Finding] = []
+    for check in checks:
+        found += await check()
+    return found
+
+
+async def _versions(role: str) -> list[Finding]:
+    try:
+        about = metadata.metadata(DISTRIBUTION)
+        requirements = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        remedy = "in a checkout: pip install -e ."
+        return [findings.problem("packages", f"{DISTRIBUTION} is not installed", remedy)]
+    python = findings.of_python(
+        ".".join(map(str, sys.version_info[:3])), str(about["Requires-Python"])
+    )
+    extra = "worker" if role == "worker" else ""
+    there = probes.installed(requirements)
+    return [python, *findings.of_requirements(requirements, extra, there)]
+
+
+async def _role_s_own(role: str, settings: DoctorSettings) -> list[Finding]:
+    """What the role's own package checks; torch and redis are no business of ours."""
+    for entry_point in metadata.entry_points(group=CHECKUPS, name=role):
+        try:
+            checkup = entry_point.load()
+        except (ImportError, OSError) as error:  # OSError: a shared library that does not load
+            remedy = "pip install --upgrade 'bucket-brigade[worker]'"
+            return [findings.problem(role, f"it cannot be imported: {error}", remedy)]
+        return cast("list[Finding]", await checkup(settings))
+    return []
+
+
+async def identity(settings: DoctorSettings) -> list[Finding]:
+    """Whether the private key is usable, private, and nobody else's. Makes none."""
+    path = settings.identity
+    if not path.exists():
+        _, is_writable = probes.room_in(path.parent)
+        if is_writable:
+            return [findings.ok("identity", f"{path} will be made on first use")]
+        remedy = "make its folder writable, or name another file with --identity"
+        return [findings.problem("identity", f"{path} cannot be made", remedy)]
+    try:
+        known = Identity.load_or_create(path)
+    except ConfigError as error:
+        remedy = "restore it from a backup, or remove it to become somebody new"
+        return [findings.problem("identity", str(error), remedy)]
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        says = f"{path} can be read by other users, who could pass for this machine"
+        return [findings.warning("identity", says, f"chmod 600 {path}")]
+    try:
+        Identity.claim(path).release()
+    except ConfigError:
+        says = f"{known.peer}, in use by another process"
+        remedy = "all is well if that is the one you are checking; else give each its own file"
+        return [findings.warning("identity", says, remedy)]
+    return [findings.ok("identity", f"{known.peer}")]
+
+
+async def models(settings: DoctorSettings) -> list[Finding]:
+    """Whether each model can be read."""
+    if not isinstance(settings, ServesModels):
+        return []
+    return [await asyncio.to_thread(_model, model) for model in settings.model or [""]]
+
+
+def _model(model: str) -> Finding:
+    try:
+        directory = locate(model)
+        spec = read_spec(directory, name_of(model))
+    except BrigadeError as error:
+        return findings.problem("model", str(error), "correct --model, or what it names")
+    missing = [
+        name
+        for name in ("tokenizer.json", "tokenizer_config.json")
+        if not (directory / name).exists()
+    ]
+    if len(missing) == 2:
+        says = f"{directory} holds no tokenizer.json and no tokenizer_config.json"
+        remedy = "gateways need the tokenizer: copy it there, as `save_pretrained` writes it"
+        return findings.warning("model", says, remedy)
+    if not hub_model(model) and not any(directory.glob("*.safetensors")):
+        says = f"{directory} holds no *.safetensors: it can be served by gateways, not hosted"
+        return findings.warning("model", says, "workers need the weights there as well")
+    says = f"{spec.name} at {spec.revision[:12]}: {spec.num_blocks} blocks of {spec.hidden_size}"
+    return findings.ok("model", says)
+
+
+async def _disk(settings: DoctorSettings) -> list[Finding]:
+    if not isinstance(settings, ServesModels):
+        return []
+    if not any(hub_model(model) for model in settings.model):
+        return []  # what is served lies on this disk already
+    folder = Path(constants.HF_HUB_CACHE)
+    free, is_writable = probes.room_in(folder)
+    return [findings.of_disk(str(folder), free, is_writable=is_writable)]
+
+
+async def _files(settings: DoctorSettings) -> list[Finding]:
+    streams = settings.max_streams if isinstance(settings, GatewayDoctor) else 64
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = 1 << 30 if soft == resource.RLIM_INFINITY else soft
+    return [findings.of_files(limit, wanted=512 + 4 * streams)]
+
+
+async def port(settings: DoctorSettings) -> list[Finding]:
+    """Whether the port is free, who could dial the address, and whether dialling it ends here."""
+    where = f"{settings.host}:{settings.port}"
+    try:
+        listener = await asyncio.to_thread(probes.listen, settings.host, settings.port)
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        remedy = "stop what listens there, or choose another --host or --port (0 takes any free)"
+        return [findings.problem("port", f"{where} cannot be listened on: {why}", remedy)]
+    with listener:
+        host, outer_port, option = announced(settings, int(listener.getsockname()[1]))
+        free = findings.ok("port", f"{where} is free" if settings.port else "any free one is taken")
+        if isinstance(settings, GatewayDoctor):
+            return [free]  # it dials out; its clients know where it is
+        address = findings.of_address(host, await probes.addresses_of(host), option)
+        if address.level == "problem":
+            return [free, address]
+        back = await probes.comes_back(listener, host, outer_port)
+    return [free, address, _reach(host, outer_port, comes_back=back)]
+
+
+def _reach(host: str, outer_port: int, *, comes_back: bool) -> Finding:
+    if comes_back:
+        return findings.ok("reach", f"dialling {host}:{outer_port} from here ends at this machine")
+    return findings.warning(
+        "reach",
+        f"dialling {host}:{outer_port} from here does not end at this machine",
+        "look at firewall and port forwarding; some routers do not loop back, so try from outside",
+    )
+
+
+def announced(settings: DoctorSettings, bound: int) -> tuple[str, int, str]:
+    """Host and port that others are told, and the option that says so."""
+    host = reachable_host(settings.host)
+    if isinstance(settings, BootstrapDoctor):
+        named = settings.public_address
+        parts = named.split("/")
+        if named.startswith("/") and len(parts) > 4 and parts[4].isdecimal():
+            return parts[2], int(parts[4]) or bound, "--public-address"
+        return named or host, bound, "--public-address"
+    if isinstance(settings, WorkerDoctor) and settings.public_url:
+        url = urlsplit(settings.public_url)
+        default = 443 if url.scheme == "wss" else 80
+        return url.hostname or host, url.port or default, "--public-url"
+    return host, bound, "--public-url"
+
+
+async def join(role: str, settings: DoctorSettings) -> list[Finding]:
+    """Whether each node that is to be joined answers when it is really dialled."""
+    if not settings.join:
+        if role == "bootstrap":
+            return []
+        says = "no --join: it will be a swarm of its own, which nobody finds"
+        return [findings.warning("join", says, "give the address of a node of the swarm")]
+    dialled = settings.join[:MAX_JOIN]
+    try:
+        known = await asyncio.gather(*map(probes.known_at, dialled))
+    except ConfigError as error:
+        return [findings.problem("join", str(error), "correct --join")]
+    return [findings.of_members(*pair) for pair in zip(dialled, known, strict=True)]
+
+
+async def swarm(settings: DoctorSettings) -> list[Finding]:
+    """The clock, and whether the workers can be dialled."""
+    topics = _topics(settings) if settings.join else []
+    found: list[Finding] = []
+    for topic in topics:
+        try:
+            sightings = await probes.look(settings.join, topic)
+        except ConfigError:
+            break  # said of --join already
+        urls = sorted({worker.url for worker, _ in sightings})[: probes.MAX_DIALLED]
+        answers = await asyncio.gather(*map(probes.answers, urls))
+        dead = [url for url, answer in zip(urls, answers, strict=True) if not answer]
+        found.append(findings.of_workers(len(urls) - len(dead), dead))
+        skew = findings.skew_of(sightings, probes.now())
+        if skew is not None and not any(one.check == "clock" for one in found):
+            found.append(findings.of_skew(skew, "the swarm's workers"))
+    if any(one.check == "clock" for one in found):
+        return found
+    skew = await asyncio.to_thread(probes.ntp_skew)
+    return [*found, findings.of_skew(skew, probes.NTP_SERVER[0])]
+
+
+def _topics(settings: DoctorSettings) -> list[str]:
+    """Where the workers of the models are listed; none for a model that does not read."""
+    if not isinstance(settings, ServesModels):
+        return []
+    topics: list[str] = []
+    wanted = settings.model or [""]
+    names = settings.model_name or [name_of(model) for model in wanted]
+    for model, name in zip(wanted, names, strict=False):
+        try:
+            spec = read_spec(locate(model), name)
+        except BrigadeError:
+            continue  # said of --model already
+        topics.append(topic_of(settings.swarm, spec.name, spec.revision))
+    return topics
