@@ -19,6 +19,11 @@ EXPOSED_HEADERS: Final = (
     "x-request-id",
     "openai-processing-ms",
     "retry-after",
+    *(
+        f"x-ratelimit-{what}-{of}"
+        for what in ("limit", "remaining", "reset")
+        for of in ("requests", "tokens")
+    ),
     "x-should-retry",
     "x-ignored-params",
     "x-model-revision",
@@ -37,7 +42,12 @@ def build_app(services: Services) -> FastAPI:
             Middleware(LastResort),
             Middleware(OneForm),
             Middleware(CountRequests, metrics=services.metrics),
-            Middleware(Door, keys=services.keys, open_paths=_open_paths(services)),
+            Middleware(
+                Door,
+                keys=services.keys,
+                admission=services.admission,
+                open_paths=_open_paths(services),
+            ),
         ],
     )
     add_error_handlers(app)

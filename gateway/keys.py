@@ -49,11 +49,13 @@ class KeyList(BaseModel):
 class Caller:
     """Who a request comes from; without a key, somebody at a gateway that is open to all.
 
-    What is kept for one `tenant`, be it prefixes or answers, serves no other.
+    What is kept for one `tenant`, be it prefixes or answers, serves no other. A whole answer is
+    waited for `patience_seconds`, where that is known.
     """
 
     tenant: str
     key: Key | None = None
+    patience_seconds: float | None = None
 
     @property
     def name(self) -> str:

@@ -46,6 +46,24 @@ class GatewayMetrics:
             "resume_store_failures", "Calls to the resume store that failed."
         )
         self.resumed = self._counter("resumed_answers", "Answers that a client came back for.")
+        self.key_tokens = Counter(
+            "brigade_gateway_key_tokens",
+            "Tokens of each API key's prompts and answers, by its name; empty without keys.",
+            ["key", "kind"],
+            registry=self.registry,
+        )
+        self.key_requests = Counter(
+            "brigade_gateway_key_requests",
+            "Requests that came in with an API key, by its name and by status.",
+            ["key", "status"],
+            registry=self.registry,
+        )
+        self.queue_seconds = Histogram(
+            "brigade_gateway_queue_seconds",
+            "Time that a generation waited for its turn.",
+            buckets=FIRST_TOKEN_SECONDS,
+            registry=self.registry,
+        )
         self.requests = Counter(
             "brigade_gateway_http_requests",
             "Requests answered, by the template of their route and by status; 499 stands for a "
@@ -94,6 +112,14 @@ class GatewayMetrics:
         }
         for name, (help_text, value) in gauges.items():
             self.watch(name, help_text, value)
+
+    def read_for(self, key: str, num_tokens: int) -> None:
+        """Tokens of a prompt, for a key of that name."""
+        self.key_tokens.labels(key, "prompt").inc(num_tokens)
+
+    def made_for(self, key: str, num_tokens: int) -> None:
+        """Tokens of an answer, for a key of that name."""
+        self.key_tokens.labels(key, "completion").inc(num_tokens)
 
     async def timed(
         self,

@@ -92,7 +92,11 @@ async def _serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, lambda: None)
     checkpoints = Checkpoints(settings.checkpoint_bytes)
-    admission = Admission(max_streams=settings.max_streams, max_waiting=settings.max_queue)
+    admission = Admission(
+        max_streams=settings.max_streams,
+        max_waiting=settings.max_queue,
+        max_waiting_each=settings.max_queue_per_key,
+    )
     metrics = GatewayMetrics()
     async with (
         _archive(settings, store, metrics) as archive,

@@ -1,12 +1,14 @@
 """What the routes are given: the process's parts, put together once at start."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gateway.admission import Admission
+from gateway.admitted import AdmittedGenerator
 from gateway.key_ring import KeyRing
+from gateway.keys import Caller
 from gateway.metrics import GatewayMetrics
 from gateway.resume import Archive
-from gateway.served import Models
+from gateway.served import Models, ServedModel
 from gateway.store import MemoryStore
 
 MAX_BODY_BYTES = 8 << 20
@@ -38,3 +40,20 @@ class Services:
     hold_seconds: float = 10.0
     keep_alive_seconds: float = 10.0
     shutdown_grace_seconds: float = 20.0
+
+    def model_for(self, caller: Caller, name: str, *, is_stream: bool) -> ServedModel:
+        """The model a request asks for, whose generator is for this request alone.
+
+        Raises RequestError when there is none, or none for this caller.
+        """
+        model = self.models.find_for(caller, name)
+        generator = AdmittedGenerator(
+            model.generator,
+            self.admission,
+            self.metrics,
+            caller=caller,
+            model=model.spec.name,
+            # what a stream waits for is its next event, and keep-alives are some
+            patience_seconds=None if is_stream else caller.patience_seconds,
+        )
+        return replace(model, generator=generator)

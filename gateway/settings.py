@@ -59,7 +59,12 @@ class GatewaySettings(BaseSettings):
         ["*"], description="web origins whose pages may call the API; may be repeated"
     )
     max_streams: int = Field(64, ge=1, description="generations that run at a time")
-    max_queue: int = Field(256, ge=0, description="requests that may wait for a place; then 503")
+    max_queue: int = Field(
+        256, ge=0, description="generations that may wait for a place at a model; then 503"
+    )
+    max_queue_per_key: int = Field(
+        64, ge=0, description="generations that may wait for one API key; then 429"
+    )
     step_timeout_seconds: float = Field(
         60.0, gt=0, description="silence after which a worker counts as lost"
     )

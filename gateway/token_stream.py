@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Final, Self
 
-from gateway.admission import Admission
 from gateway.generator import Token
 from shared.errors import GenerationFailed
 
@@ -18,18 +17,16 @@ MAX_WAITING_TOKENS: Final = 64
 
 
 class TokenStream:
-    """Runs `source` in a slot, from the moment it is made until the end, stop() or close()."""
+    """Runs `source` from the moment it is made until the end, stop() or close()."""
 
     def __init__(
         self,
         source: AsyncGenerator[Token, None],
-        admission: Admission,
         *,
         stop_ids: frozenset[int],
         max_tokens: int,
     ) -> None:
         self._source = source
-        self._admission = admission
         self._stop_ids = stop_ids
         self._max_tokens = max_tokens
         self._waiting: list[Token] = []
@@ -86,12 +83,12 @@ class TokenStream:
         self.stop()
 
     async def close(self) -> None:
-        """Stop, and wait until the session is freed and the slot returned."""
+        """Stop, and wait until the session is freed and its place is another's."""
         self.stop()
         await asyncio.wait({self._task})
 
     async def _run(self) -> None:
-        async with self._admission.slot(), aclosing(self._source) as source:
+        async with aclosing(self._source) as source:
             num_tokens = 0
             async for token in source:
                 num_tokens += 1

@@ -109,7 +109,8 @@ class RequestError(BrigadeError):
     """An HTTP request cannot be served as asked.
 
     `status` is the HTTP status, `param` the JSON path of the offending field, `reason` the
-    `error.code` that clients match on.
+    `error.code` that clients match on, `kind` the `error.type` where it is not that of the status,
+    `retry_seconds` when it is worth another try, where that is known.
     """
 
     code = "invalid_request"
@@ -121,8 +122,12 @@ class RequestError(BrigadeError):
         param: str | None = None,
         reason: str | None = None,
         status: int = 400,
+        kind: str | None = None,
+        retry_seconds: float | None = None,
     ) -> None:
         super().__init__(message)
         self.param = param
         self.reason = reason
         self.status = status
+        self.kind = kind
+        self.retry_seconds = retry_seconds

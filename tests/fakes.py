@@ -108,6 +108,7 @@ class FakeGenerator:
     ) -> AsyncGenerator[Token, None]:
         """See gateway.generator.Generator."""
         call = {"prompt": prompt, "sampling": sampling, "max_tokens": max_tokens, "made": made}
+        call["tenant"] = tenant
         self.calls.append(call)
         self.started.set()
         try:

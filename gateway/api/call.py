@@ -103,7 +103,7 @@ async def _again(services: Services, caller: Caller, wish: Wish, kept: Kept) -> 
     services.metrics.resumed.inc()
     head, event = kept.record.head, EventId.parse(wish.last_event)
     parsed = parse_chat(json.loads(head.body))
-    model = services.models.find_for(caller, parsed.request.model)
+    model = services.model_for(caller, parsed.request.model, is_stream=parsed.request.stream)
     if parsed.request.names_tokens:
         await model.text.vocabulary.load()
     return Call(
@@ -133,7 +133,7 @@ async def _begin(services: Services, caller: Caller, body: dict[str, Any]) -> Ca
     """Everything that can be wrong with a request is found here, before any work."""
     created = int(time.time())
     parsed = parse_chat(body)
-    model = services.models.find_for(caller, parsed.request.model)
+    model = services.model_for(caller, parsed.request.model, is_stream=parsed.request.stream)
     messages = [message.for_template() for message in parsed.request.messages]
     check_ids(parsed.request, model.spec.vocab_size)
     prompt = await asyncio.to_thread(model.text.render, messages)

@@ -53,9 +53,7 @@ class Choice:
         self.index = index
         self.answer = answer_of(call)
         timed = services.metrics.timed(_source(services, call), time.perf_counter())
-        self.tokens = TokenStream(
-            timed, services.admission, stop_ids=call.stop_ids, max_tokens=call.max_tokens
-        )
+        self.tokens = TokenStream(timed, stop_ids=call.stop_ids, max_tokens=call.max_tokens)
         if call.kept is not None:
             call.kept.interrupt = self.tokens.interrupt
 

@@ -1,8 +1,9 @@
 """From errors to HTTP: one table, one body, one set of handlers."""
 
+import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import structlog
@@ -17,6 +18,9 @@ from shared.errors import BrigadeError, GenerationFailed, NoRoute, RequestError
 log = structlog.get_logger()
 
 MAX_MESSAGE_CHARACTERS: Final = 1000
+
+MAX_RETRY_SECONDS: Final = 60
+"""SDKs do not keep to a longer one."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +82,14 @@ def describe(error: Exception, request_id: str, *, jitter: float) -> Failure:
     if isinstance(error, RequestError):
         param = error.param
     body = error_body(message, rule.type, param, code)
-    return Failure(rule.status, body, {**rule.headers, **retry_headers(rule, jitter)})
+    return Failure(rule.status, body, {**rule.headers, **headers_of(error, rule, jitter)})
 
 
 def rule_of(error: Exception) -> Rule:
     """The table's row for `error`."""
     if isinstance(error, RequestError):
-        return STATUS_RULES.get(error.status, Rule(error.status, "invalid_request_error"))
+        rule = STATUS_RULES.get(error.status, Rule(error.status, "invalid_request_error"))
+        return replace(rule, type=error.kind or rule.type)
     return next((rule for kind, rule in RULES.items() if isinstance(error, kind)), INTERNAL)
 
 
@@ -92,6 +97,14 @@ def error_body(message: str, kind: str, param: str | None, code: str | None) -> 
     """OpenAI's error object. SDKs lose the message of any other shape; all four keys are owed."""
     short = message[:MAX_MESSAGE_CHARACTERS]
     return {"error": {"message": short, "type": kind, "param": param, "code": code}}
+
+
+def headers_of(error: Exception, rule: Rule, jitter: float) -> dict[str, str]:
+    """When to come back: at the time that is known, or a little later, else by the rule."""
+    if isinstance(error, RequestError) and error.retry_seconds is not None:
+        seconds = error.retry_seconds * (1 + jitter / 4)
+        return {"retry-after": str(min(MAX_RETRY_SECONDS, math.ceil(seconds)))}
+    return retry_headers(rule, jitter)
 
 
 def retry_headers(rule: Rule, jitter: float) -> dict[str, str]:

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.errors import report, rule_of
+from gateway.keys import Caller
 from gateway.metrics import GatewayMetrics
 from shared.errors import BrigadeError
 
@@ -72,6 +73,7 @@ class CountRequests:
     def __init__(self, app: ASGIApp, metrics: GatewayMetrics) -> None:
         self._app = app
         self._requests = metrics.requests
+        self._key_requests = metrics.key_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -97,6 +99,9 @@ class CountRequests:
             # never the path itself: whoever asks could make as many of those as they like
             route = getattr(scope.get("route"), "path", "none")
             self._requests.labels(route, status or 500).inc()
+            caller = scope.get("state", {}).get("caller")
+            if isinstance(caller, Caller) and caller.key is not None:
+                self._key_requests.labels(caller.name, status or 500).inc()
 
 
 class LastResort:

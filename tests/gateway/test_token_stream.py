@@ -3,7 +3,6 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from gateway.admission import Admission
 from gateway.generator import Token
 from gateway.token_stream import MAX_WAITING_TOKENS, TokenStream
 from shared.errors import GenerationFailed, NoRoute
@@ -13,11 +12,10 @@ from tests.fakes import FakeGenerator
 STOP = 99
 
 
-def stream(generator: FakeGenerator, admission: Admission | None = None) -> TokenStream:
+def stream(generator: FakeGenerator) -> TokenStream:
     stop_ids = frozenset({STOP})
     source = generator.generate((1,), sampling=Sampling(), max_tokens=1000, stop_ids=stop_ids)
-    one_slot = Admission(max_streams=1, max_waiting=0)
-    return TokenStream(source, admission or one_slot, stop_ids=stop_ids, max_tokens=1000)
+    return TokenStream(source, stop_ids=stop_ids, max_tokens=1000)
 
 
 async def all_of(tokens: TokenStream) -> list[int]:
@@ -37,14 +35,11 @@ async def test_tokens_come_in_order_and_none_at_the_end():
         assert await taken(tokens) == []
 
 
-async def test_the_slot_is_held_until_the_session_is_freed():
-    admission = Admission(max_streams=1, max_waiting=0)
+async def test_left_early_it_has_freed_the_session():
     generator = FakeGenerator([1], pauses={1: asyncio.Event()})
-    async with stream(generator, admission) as tokens:
+    async with stream(generator) as tokens:
         assert await taken(tokens) == [1]
-        assert admission.num_running == 1
     assert generator.closed.is_set()
-    assert admission.num_running == 0
 
 
 async def test_a_failure_before_the_first_token_is_raised_by_begin():
@@ -100,14 +95,12 @@ async def test_closing_never_disturbs_the_freeing_of_a_session(num_tokens: int):
             await may_free.wait()
             freed.set()
 
-    admission = Admission(max_streams=1, max_waiting=0)
-    tokens = TokenStream(generate(), admission, stop_ids=frozenset({STOP}), max_tokens=9)
+    tokens = TokenStream(generate(), stop_ids=frozenset({STOP}), max_tokens=9)
     await tokens.take()
     tokens.stop()
     await freeing.wait()
     closing = asyncio.create_task(tokens.close())
     tokens.stop()
-    assert admission.num_running == 1
     may_free.set()
     await closing
     assert freed.is_set()
