@@ -1,8 +1,9 @@
 """How long a stream pauses when a worker of its route crashes or leaves, at several contexts.
 
 A line of three spans with twins, real processes. The middle worker is killed, or told to stop,
-in mid-stream. Beside each pause: what prefilling the lost span over the context takes, and how
-long a client that begins the request again waits for as many tokens.
+in mid-stream. Beside each pause: how long it took until the gateway's link broke, what prefilling
+the lost span over the text so far takes, the longest pause of a stream that nothing happens to, and
+how long a client that begins the request again waits for as many tokens.
 `python -m tests.bench.stalls [--contexts 128 2048 8192]`
 """
 
@@ -16,6 +17,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -41,8 +43,10 @@ SIZE = {
     "head_dim": 64,
     "max_position_embeddings": 16384,
 }
+LINK_LOST = "worker_link_lost"
 GATEWAYS = {"": (), "no checkpoints": ("--checkpoint-bytes=0",), "standby": ("--standby",)}
 CASES = {
+    "nothing": ("", None),
     "crash": ("", signal.SIGKILL),
     "crash, no checkpoints": ("no checkpoints", signal.SIGKILL),
     "crash, standby": ("standby", signal.SIGKILL),
@@ -65,6 +69,7 @@ class Swarm:
     join: str = ""
     urls: dict[str, str] = field(default_factory=dict)
     workers: dict[str, Nursling] = field(default_factory=dict)
+    gateways: dict[str, Nursling] = field(default_factory=dict)
     num_started: int = 0
 
     async def bootstrap(self) -> None:
@@ -94,14 +99,16 @@ class Swarm:
             f"--model={self.model}",
             f"--join={self.join}",
             "--port=0",
-            *self._own(f"gateway {name}".replace(" ", "-")),
+            *self._own(f"gateway {name}".replace(" ", "-"), "info"),
             *options,
+            "--log-format=json",
             is_fresh=True,
         )
+        self.gateways[name] = gateway
         self.urls[name] = (await gateway.ready())["url"]
 
-    def _own(self, name: str) -> tuple[str, ...]:
-        return (f"--identity={self.home / name}.key", "--log-level=error")
+    def _own(self, name: str, log_level: str = "error") -> tuple[str, ...]:
+        return (f"--identity={self.home / name}.key", f"--log-level={log_level}")
 
 
 @asynccontextmanager
@@ -157,35 +164,59 @@ async def stream(client: httpx.AsyncClient, url: str, prompt: str) -> AsyncItera
                         yield time.perf_counter()
 
 
+@dataclass(frozen=True)
+class Pause:
+    """Seconds of one stream: the longest gap after the event, the usual gap, from the event to
+    the broken link, and from asking to the event. `length` is the text's, in tokens."""
+
+    longest: float
+    usual: float
+    detection: float
+    asked: float
+    length: int
+
+
 async def pause(
     swarm: Swarm,
     client: httpx.AsyncClient,
     gateway: str,
-    number: signal.Signals,
+    number: signal.Signals | None,
     prompt: str,
     context: int,
-) -> tuple[float, float, float]:
-    """Seconds: the longest gap after the event, the usual gap, and from asking to the event."""
+) -> Pause:
     url = swarm.urls[gateway]
     await all_there(client, url)
     finding = asyncio.create_task(serving(client, url, LOST))
     following = asyncio.create_task(standbys_follow(client, url, gateway, context))
     asked = time.perf_counter()
     stamps: list[float] = []
-    lost, at = "", 0
+    lost, at, struck = "", 0, 0.0
     async for stamp in stream(client, url, prompt):
         stamps.append(stamp)
         if not at and len(stamps) >= BEFORE and following.done():
-            lost, at = await finding, len(stamps)
-            swarm.workers[lost].signal(number)
+            lost, at, struck = await finding, len(stamps), time.time()
+            if number is not None:
+                swarm.workers[lost].signal(number)
         if at and len(stamps) == at + AFTER:
             break
     assert at, "the answer ended too soon"
+    detection = 0.0
+    if number is not None:
+        await swarm.workers.pop(lost).end(60)
+        detection = await link_lost(swarm.gateways[gateway], lost) - struck
+        await swarm.add_worker(LOST)
     gaps = [after - before for before, after in pairwise(stamps)]
-    await swarm.workers.pop(lost).end(60)
-    await swarm.add_worker(LOST)
     usual = statistics.median(gaps[at - BEFORE : at - 1])
-    return max(gaps[at - 1 :]), usual, stamps[BEFORE - 1] - asked
+    return Pause(max(gaps[at - 1 :]), usual, detection, stamps[BEFORE - 1] - asked, context + at)
+
+
+async def link_lost(gateway: Nursling, worker: str) -> float:
+    """When a gateway lost its link to a worker, in seconds since the epoch, by its own log."""
+    while True:
+        for line in gateway.lines:
+            if LINK_LOST in line and worker in line:
+                return datetime.fromisoformat(json.loads(line)["timestamp"]).timestamp()
+        await asyncio.sleep(0.01)
 
 
 def tokens_per_word(model: Path) -> int:
@@ -231,27 +262,35 @@ async def measure(home: Path, model: Path, contexts: list[int], rounds: int) -> 
     async with twins(home, model) as swarm, httpx.AsyncClient(timeout=limits) as client:
         for context in contexts:
             prompt = WORD * (context // tokens_per_word(model))
-            prefill = statistics.median(prefill_seconds(model, context) for _ in range(3))
             for case, (gateway, number) in CASES.items():
                 found = [
                     await pause(swarm, client, gateway, number, f"{n} {case} {prompt}", context)
                     for n in range(rounds)
                 ]
-                stall, usual, again = (statistics.median(part) for part in zip(*found, strict=True))
-                rows.append(
-                    [
-                        context,
-                        case,
-                        f"{stall * 1e3:.0f}",
-                        f"{usual * 1e3:.1f}",
-                        f"{stall / usual:.1f}",
-                        f"{prefill * 1e3:.0f}",
-                        f"{stall / prefill:.2f}",
-                        f"{again * 1e3:.0f}",
-                    ]
-                )
+                prefill = statistics.median(prefill_seconds(model, one.length) for one in found)
+                rows.append(row(context, case, found, prefill))
                 print(*rows[-1], flush=True)
     return rows
+
+
+def row(context: int, case: str, found: list[Pause], prefill: float) -> list[object]:
+    def median(name: str) -> float:
+        return statistics.median(getattr(one, name) for one in found)
+
+    stall, usual, is_crash = median("longest"), median("usual"), case.startswith("crash")
+    detection = median("detection") if is_crash else 0.0
+    bound = detection + prefill
+    return [
+        context,
+        case,
+        f"{stall * 1e3:.0f}",
+        f"{usual * 1e3:.1f}",
+        f"{stall / usual:.1f}",
+        f"{detection * 1e3:.0f}" if is_crash else "-",
+        f"{prefill * 1e3:.0f}",
+        f"{stall / bound:.2f}" if is_crash else "-",
+        f"{median('asked') * 1e3:.0f}",
+    ]
 
 
 def main() -> None:
@@ -263,7 +302,7 @@ def main() -> None:
         model = save(build("llama", **SIZE), Path(scratch) / "stalls", shard="1GB")
         rows = asyncio.run(measure(Path(scratch), model, options.contexts, options.rounds))
     columns = ["context", "event", "stall ms", "usual gap ms", "stall / gap"]
-    columns += ["span prefill ms", "stall / prefill", "beginning again ms"]
+    columns += ["detection ms", "span prefill ms", "stall / both", "beginning again ms"]
     show("pauses of one stream when the middle of three workers goes, medians", columns, rows)
 
 

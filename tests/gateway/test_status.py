@@ -39,7 +39,13 @@ def snapshot(*announcements: Announcement) -> dict[str, Any]:
 def test_a_worker_is_shown_with_its_span_lease_link_and_load():
     (worker,) = snapshot(hosts(ann, 0, 8))["workers"]
     load = {"sessions": 2, "queued_steps": 1, "pages_free": 3, "pages_total": 8}
-    quiet = {"leaving": False, "decode_seconds": 0.0, "slowest_seconds": 0.0}
+    quiet = {
+        "leaving": False,
+        "decode_seconds": 0.0,
+        "slowest_seconds": 0.0,
+        "busy": 0.0,
+        "queued_tokens": 0,
+    }
     assert worker.pop("status") == load | quiet
     assert worker == {
         "peer_id": "ann",
