@@ -1,8 +1,9 @@
 """Many streams at once through three workers: what all of them get, as a multiple of one alone.
 
 A random llama large enough that its weights dominate; each round measures one stream and then 8
-and 16 at once on the same swarm, and how many sessions shared a forward. `python -m
-tests.bench.streams [--dtype bfloat16]`
+and 16 at once on the same swarm, and how many sessions shared a forward. Beside it the most that
+this processor allows: linear layers alone, by rows at once. `python -m tests.bench.streams
+[--dtype bfloat16]`
 """
 
 import argparse
@@ -16,12 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import torch
 from openai import AsyncOpenAI
+from torch import nn
 
 from tests.bench.options import DTYPES, options_for
-from tests.bench.sizes import THIRD_BILLION, saved
+from tests.bench.sizes import SIZES, THIRD_BILLION, saved
 from tests.bench.swarms import running
 from tests.bench.tables import ratio, show
+from tests.models import build
+from worker.packed_linear import PackedLinear, pack
+from worker.packing_probe import packing_helps
 
 STREAMS = (1, 8, 16)
 
@@ -71,6 +77,29 @@ def forwards(worker_urls: Sequence[str]) -> tuple[float, float]:
     return totals[0], totals[1]
 
 
+@torch.inference_mode()
+def ceiling(size: str, dtype: str, threads: int) -> dict[int, float]:
+    """How many times the rows of one a second the linear layers of four blocks do, by rows."""
+    torch.set_num_threads(threads or torch.get_num_threads())
+    model = build("llama", **SIZES[size] | {"num_hidden_layers": 4}).to(getattr(torch, dtype))
+    if packing_helps(model):
+        pack(model)
+    blocks = model.model.layers.modules()
+    layers = [module for module in blocks if isinstance(module, nn.Linear | PackedLinear)]
+    seconds: dict[int, float] = {}
+    for rows in STREAMS:
+        inputs = [torch.randn(rows, layer.in_features).to(model.dtype) for layer in layers]
+        seconds[rows] = min(_seconds(layers, inputs) for _ in range(20))
+    return {rows: rows * seconds[1] / took for rows, took in seconds.items()}
+
+
+def _seconds(layers: Sequence[nn.Module], inputs: Sequence[torch.Tensor]) -> float:
+    started = time.perf_counter()
+    for layer, rows in zip(layers, inputs, strict=True):
+        layer(rows)
+    return time.perf_counter() - started
+
+
 def measure(size: str, dtype: str, options: argparse.Namespace) -> dict[int, Measured]:
     """Rounds of each number of streams on one swarm."""
     measured = {num_streams: Measured() for num_streams in STREAMS}
@@ -98,17 +127,21 @@ def main() -> None:
     rows: list[list[object]] = []
     for dtype in options.dtype or DTYPES:
         measured = measure(options.size, dtype, options)
-        alone = measured[1].speeds
+        alone, most = measured[1].speeds, ceiling(options.size, dtype, options.threads)
         rows.extend(
             [
                 *(dtype, num_streams, f"{statistics.median(found.speeds):.1f}"),
-                *(ratio(found.speeds, alone), f"{statistics.median(found.batches):.1f}"),
+                *(ratio(found.speeds, alone), f"{most[num_streams]:.2f}"),
+                f"{statistics.median(found.batches):.1f}",
             ]
             for num_streams, found in measured.items()
         )
     show(
         f"{options.size}, 3 workers of {options.threads} threads, tokens/s of all streams",
-        ["dtype", "streams", "tokens/s", "times one stream (range)", "sessions a forward"],
+        [
+            *("dtype", "streams", "tokens/s", "times one stream (range)", "its layers alone"),
+            "sessions a forward",
+        ],
         rows,
     )
 
