@@ -12,6 +12,7 @@ from gateway.api.errors import add_error_handlers
 from gateway.api.metrics import metrics_routes
 from gateway.api.middleware import CountRequests, LastResort, OneForm, RequestId
 from gateway.api.models import model_routes
+from gateway.api.responses.routes import response_routes
 from gateway.api.status import status_routes
 from gateway.services import Services
 
@@ -51,7 +52,13 @@ def build_app(services: Services) -> FastAPI:
         ],
     )
     add_error_handlers(app)
-    for routes in (chat_routes, model_routes, status_routes, metrics_routes):
+    for routes in (
+        chat_routes,
+        response_routes,
+        model_routes,
+        status_routes,
+        metrics_routes,
+    ):
         app.include_router(routes(services))
     return app
 

@@ -32,7 +32,7 @@ from gateway.served import Models, ServedModel
 from gateway.services import Services
 from gateway.settings import GatewaySettings
 from gateway.steady_store import SteadyStore
-from gateway.store import Store, StoreError
+from gateway.store import MemoryStore, Store, StoreError
 from gateway.text import ChatText
 from shared.discovery.kademlia import KademliaDirectory
 from shared.discovery.multiaddrs import tcp_address
@@ -123,6 +123,8 @@ async def _serve(
             metrics=metrics,
             keys=keys,
             archive=archive,
+            responses=_responses(settings, archive),
+            response_seconds=settings.response_seconds,
             has_open_metrics=settings.open_metrics,
             allowed_origins=tuple(settings.cors_origins),
         )
@@ -157,6 +159,11 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _responses(settings: GatewaySettings, archive: Archive) -> Store:
+    """Where responses are kept: in the store that replicas share, or in memory of their own."""
+    return archive.store if settings.resume_store else MemoryStore(settings.response_bytes)
 
 
 @asynccontextmanager

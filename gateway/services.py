@@ -9,20 +9,28 @@ from gateway.keys import Caller
 from gateway.metrics import GatewayMetrics
 from gateway.resume import Archive
 from gateway.served import Models, ServedModel
-from gateway.store import MemoryStore
+from gateway.store import MemoryStore, Store
 
 MAX_BODY_BYTES = 8 << 20
 ARCHIVE_BYTES = 256 << 20
 ARCHIVE_SECONDS = 3600.0
+RESPONSE_BYTES = 64 << 20
+RESPONSE_SECONDS = 86400.0
 
 
 def _archive() -> Archive:
     return Archive(MemoryStore(ARCHIVE_BYTES), seconds=ARCHIVE_SECONDS)
 
 
+def _responses() -> Store:
+    return MemoryStore(RESPONSE_BYTES)
+
+
 @dataclass(frozen=True)
 class Services:
     """Everything a route may call.
+
+    `responses` keeps those of /v1/responses that are to be stored, for `response_seconds`.
 
     A stream's 200 is held until its first token or `hold_seconds`; then `: keep-alive` goes out
     every `keep_alive_seconds`. When the server is told to stop, streams have
@@ -34,6 +42,8 @@ class Services:
     metrics: GatewayMetrics = field(default_factory=GatewayMetrics)
     keys: KeyRing = field(default_factory=KeyRing)
     archive: Archive = field(default_factory=_archive)
+    responses: Store = field(default_factory=_responses)
+    response_seconds: float = RESPONSE_SECONDS
     max_body_bytes: int = MAX_BODY_BYTES
     has_open_metrics: bool = True
     allowed_origins: tuple[str, ...] = ("*",)

@@ -101,6 +101,15 @@ class GatewaySettings(BaseSettings):
     resume_bytes: int = Field(
         256 << 20, ge=1 << 20, description="memory for resumable answers without a resume store"
     )
+    response_seconds: float = Field(
+        86400.0,
+        ge=0,
+        le=30 * 86400,
+        description="how long what /v1/responses answers is kept to be gone on from; 0 = not",
+    )
+    response_bytes: int = Field(
+        64 << 20, ge=1 << 20, description="memory for such responses without a resume store"
+    )
     dht_port: int = Field(0, ge=0, le=65535, description="TCP port of discovery; 0 = any free")
     log_level: LogLevel = Field("info", description="least urgent events to log")
     log_format: LogFormat = Field("console", description="for people or for machines")

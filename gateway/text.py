@@ -78,20 +78,24 @@ class StopMatcher:
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self.is_matched = False
+        self.matched: str | None = None
         self._stops = tuple(stops)
         self._longest = max(map(len, stops), default=0)
         self._held = ""
+
+    @property
+    def is_matched(self) -> bool:
+        """Whether a stop string has ended the text."""
+        return self.matched is not None
 
     def feed(self, text: str) -> str:
         """What may be delivered now; nothing after a match, which then stays in front."""
         if not self._stops:
             return text
         self._held += text
-        end = self._first_match()
-        self.is_matched = end is not None
-        if end is None:
-            end = len(self._held) - self._num_doubtful()
+        found = self._first_match()
+        self.matched = found[1] if found else None
+        end = found[0] if found else len(self._held) - self._num_doubtful()
         delivered, self._held = self._held[:end], self._held[end:]
         return delivered
 
@@ -100,10 +104,11 @@ class StopMatcher:
         held, self._held = self._held, ""
         return "" if self.is_matched else held
 
-    def _first_match(self) -> int | None:
-        starts = ((self._held.find(stop), len(stop)) for stop in self._stops)
-        found = [(start + size, start) for start, size in starts if start >= 0]
-        return min(found)[1] if found else None
+    def _first_match(self) -> tuple[int, str] | None:
+        """Where the stop string begins that is complete first, and which it is."""
+        starts = ((self._held.find(stop), stop) for stop in self._stops)
+        found = [(start + len(stop), start, stop) for start, stop in starts if start >= 0]
+        return min(found)[1:] if found else None
 
     def _num_doubtful(self) -> int:
         """How many of the last characters begin a stop string."""

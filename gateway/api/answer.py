@@ -37,6 +37,11 @@ class Answer:
         self._num_delivered = 0
         self._untold: deque[tuple[int, Token]] = deque()
 
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended it, if one did."""
+        return self._matcher.matched
+
     def feed(self, tokens: Iterable[Token]) -> list[Said]:
         """What these tokens add. Those after the finish are ignored."""
         return joined(said for token in tokens for said in self._feed_one(token))

@@ -66,6 +66,13 @@ async def accept(services: Services, caller: Caller, wish: Wish, body: dict[str,
     return replace(call, kept=kept, stream=kept.stream if kept and has_ids else "")
 
 
+async def count_prompt(services: Services, caller: Caller, body: dict[str, Any]) -> int:
+    """How many tokens a body's messages make, be they too many. Raises RequestError."""
+    parsed = parse_chat(body)
+    model = services.models.find_for(caller, parsed.request.model)
+    return len(await _rendered(model, parsed))
+
+
 def prompt_budget(spec: ModelSpec, num_prompt_tokens: int, asked: int | None) -> int:
     """How many tokens may follow the prompt.
 
@@ -134,9 +141,8 @@ async def _begin(services: Services, caller: Caller, body: dict[str, Any]) -> Ca
     created = int(time.time())
     parsed = parse_chat(body)
     model = services.model_for(caller, parsed.request.model, is_stream=parsed.request.stream)
-    messages = [message.for_template() for message in parsed.request.messages]
     check_ids(parsed.request, model.spec.vocab_size)
-    prompt = await asyncio.to_thread(model.text.render, messages)
+    prompt = await _rendered(model, parsed)
     max_tokens = prompt_budget(model.spec, len(prompt), parsed.request.budget)
     check_prompt_logprobs(parsed.request.prompt_logprobs, len(prompt))
     grammar = await _checked(model, parsed)
@@ -160,6 +166,11 @@ async def _begin(services: Services, caller: Caller, body: dict[str, Any]) -> Ca
         max_tokens,
         _headers(model, parsed),
     )
+
+
+async def _rendered(model: ServedModel, parsed: Parsed) -> tuple[int, ...]:
+    messages = [message.for_template() for message in parsed.request.messages]
+    return await asyncio.to_thread(model.text.render, messages)
 
 
 async def _checked(model: ServedModel, parsed: Parsed) -> Grammar | None:

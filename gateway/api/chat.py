@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -18,6 +18,7 @@ from gateway.api.errors import report, request_id_of
 from gateway.api.event_stream import EventStream
 from gateway.api.logprobs import prompt_logprobs_list
 from gateway.api.message import delta_of, logprobs_of, message_of
+from gateway.api.openapi import body_schema
 from gateway.api.resume import HEADERS, read_body, wish_of
 from gateway.api.said import Said
 from gateway.api.schema import ChatRequest
@@ -43,31 +44,13 @@ def chat_routes(services: Services) -> APIRouter:
 
     for path in PATHS:
         router.add_api_route(
-            path, create, methods=["POST"], response_model=None, openapi_extra=_body_schema()
+            path,
+            create,
+            methods=["POST"],
+            response_model=None,
+            openapi_extra=body_schema(ChatRequest, HEADERS),
         )
     return router
-
-
-def _body_schema() -> dict[str, Any]:
-    """What the API's own documentation says of the body, which is parsed by hand."""
-    schema = ChatRequest.model_json_schema()
-    inlined = _inlined(schema, schema.pop("$defs", {}))
-    body = {"required": True, "content": {"application/json": {"schema": inlined}}}
-    return {"requestBody": body, "parameters": HEADERS}
-
-
-def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
-    """A JSON schema with its references written out, as it has no cycles."""
-    match node:
-        case {"$ref": str(reference)}:
-            return _inlined(definitions[reference.removeprefix("#/$defs/")], definitions)
-        case dict():
-            mapping = cast("dict[str, Any]", node)
-            return {key: _inlined(value, definitions) for key, value in mapping.items()}
-        case list():
-            return [_inlined(item, definitions) for item in cast("list[Any]", node)]
-        case _:
-            return node
 
 
 async def _whole(conversation: Conversation) -> Response:
