@@ -9,6 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from gateway.api.chat import chat_routes
 from gateway.api.door import METRICS_PATH, OPEN_PATHS, Door
 from gateway.api.errors import add_error_handlers
+from gateway.api.messages.routes import message_routes
 from gateway.api.metrics import metrics_routes
 from gateway.api.middleware import CountRequests, LastResort, OneForm, RequestId
 from gateway.api.models import model_routes
@@ -55,6 +56,7 @@ def build_app(services: Services) -> FastAPI:
     for routes in (
         chat_routes,
         response_routes,
+        message_routes,
         model_routes,
         status_routes,
         metrics_routes,

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.errors import report, rule_of
+from gateway.api.messages.errors import ANTHROPIC_PATH, as_anthropic
 from gateway.keys import Caller
 from gateway.metrics import GatewayMetrics
 from shared.errors import BrigadeError
@@ -129,4 +130,6 @@ class LastResort:
             failure = report(error, scope["state"]["request_id"])
             if has_begun:
                 raise  # the server then breaks the connection, and the client sees it broken
+            if scope["path"].startswith(ANTHROPIC_PATH):
+                failure = as_anthropic(failure, scope["state"]["request_id"])
             await failure.response()(scope, receive, send)

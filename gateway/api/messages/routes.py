@@ -1,0 +1,135 @@
+"""/v1/messages, Anthropic's API: from a request to a message, whole or streamed."""
+
+import secrets
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from gateway.api.body import read_object, unless_gone
+from gateway.api.call import count_prompt
+from gateway.api.conversation import Conversation, begin_conversation
+from gateway.api.door import caller_of
+from gateway.api.errors import report, request_id_of
+from gateway.api.event_stream import EventStream
+from gateway.api.foreign import event_frame, headers_of, told_as
+from gateway.api.messages.chat_body import PLACES, chat_body
+from gateway.api.messages.errors import ANTHROPIC_PATH, as_anthropic
+from gateway.api.messages.events import Message
+from gateway.api.messages.schema import MessagesRequest, parse_messages
+from gateway.api.openapi import body_schema
+from gateway.services import Services
+
+
+class AnthropicRoute(APIRoute):
+    """Answers errors in Anthropic's envelope."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler, with every error translated."""
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except ClientDisconnect:
+                raise
+            except Exception as error:
+                request_id = request_id_of(request)
+                return as_anthropic(report(error, request_id), request_id).response()
+
+        return answer
+
+
+def message_routes(services: Services) -> APIRouter:
+    """The routes; clients of this API all write `/v1`."""
+    router = APIRouter(tags=["messages"], route_class=AnthropicRoute)
+
+    async def create(request: Request) -> Response:
+        parsed = parse_messages(await read_object(request, services.max_body_bytes))
+        chat = chat_body(parsed)
+        with told_as(PLACES):
+            conversation = await begin_conversation(services, request, chat)
+        headers = headers_of(request.headers, conversation.call.headers, parsed.ignored)
+        begun = _Begun(conversation, request, headers)
+        if parsed.request.stream:
+            return await _streamed(services, begun)
+        async with conversation:
+            return await unless_gone(request, _whole(begun))
+
+    async def count(request: Request) -> dict[str, Any]:
+        body = await read_object(request, services.max_body_bytes)
+        parsed = parse_messages({"max_tokens": 1} | body)
+        with told_as(PLACES):
+            num_tokens = await count_prompt(services, caller_of(request), chat_body(parsed))
+        return {"input_tokens": num_tokens}
+
+    documented = body_schema(MessagesRequest)
+    for path, handler in (
+        (ANTHROPIC_PATH, create),
+        (f"{ANTHROPIC_PATH}/count_tokens", count),
+    ):
+        router.add_api_route(
+            path, handler, methods=["POST"], response_model=None, openapi_extra=documented
+        )
+    return router
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A message on its way."""
+
+    conversation: Conversation
+    request: Request
+    headers: dict[str, str]
+
+    def message(self) -> Message:
+        return Message("msg_" + secrets.token_hex(12), self.conversation.call.request.model)
+
+    @property
+    def end(self) -> tuple[str, dict[str, Any], str | None]:
+        """How it ended: why, at what cost, by which stop string."""
+        choice = self.conversation.choices[0]
+        assert choice.finish_reason is not None
+        return choice.finish_reason, self.conversation.usage, choice.answer.stop_string
+
+
+async def _whole(begun: _Begun) -> Response:
+    message = begun.message()
+    async for _, said in begun.conversation.said():
+        message.feed(said)
+    return JSONResponse(message.whole(*begun.end), headers=begun.headers)
+
+
+async def _streamed(services: Services, begun: _Begun) -> Response:
+    """Hold the 200 until there is a token, so that failures before it keep their status."""
+    try:
+        await unless_gone(begun.request, begun.conversation.begin(services.hold_seconds))
+    except BaseException:
+        await begun.conversation.close()
+        raise
+    return EventStream(
+        _frames(begun),
+        begun.conversation,
+        headers=begun.headers,
+        keep_alive_seconds=services.keep_alive_seconds,
+        grace_seconds=services.shutdown_grace_seconds,
+    )
+
+
+async def _frames(begun: _Begun) -> AsyncGenerator[bytes, None]:
+    message = begun.message()
+    yield event_frame(message.begin(begun.conversation.usage))
+    try:
+        async for _, said in begun.conversation.said():
+            for event in message.feed(said):
+                yield event_frame(event)
+    except Exception as error:  # the 200 is out: the client must hear of it inside the stream
+        request_id = request_id_of(begun.request)
+        yield event_frame(as_anthropic(report(error, request_id), request_id).body)
+        return
+    for event in message.end(*begun.end):
+        yield event_frame(event)
