@@ -28,6 +28,7 @@ from worker.engine import Engine
 from worker.fetch import fetch_span
 from worker.grammar import Grammars
 from worker.kv_cache import PAGE_TOKENS, KvCache
+from worker.mapped_memory import forget_code
 from worker.measuring import measure_pace
 from worker.progress import shown
 from worker.server import WorkerServer, hosted_span
@@ -100,6 +101,7 @@ def load(settings: WorkerSettings) -> Loaded:
         f"{1000 * pace.decode[-1]:.2f} ms for {BATCHES[-1]} sessions at once, "
         f"{1e6 * pace.prefill:.0f} µs for a token of a prompt"
     )
+    forget_code()
     return Loaded(spec, model, pages, grammars, cache, pace)
 
 

@@ -61,6 +61,8 @@ def logits(model: SpanModel, ids: Sequence[int]) -> Tensor:
 @torch.inference_mode()
 def test_a_packed_layer_computes_what_the_plain_one_did(dtype: torch.dtype, bias: bool):
     plain = nn.Linear(96, 160, bias=bias, dtype=dtype)
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("oneDNN multiplies no bfloat16 on this processor")
     packed = PackedLinear(plain.weight, plain.bias)
     for shape in ((96,), (1, 96), (1, 40, 96), (2, 3, 96), (0, 96)):
         rows = torch.randn(shape).to(dtype)
@@ -180,3 +182,20 @@ def test_packing_helps_not_where_it_cannot_be_done(
     monkeypatch.setattr(packed_linear, "_onednn", Lacking())
     assert not packing_helps(model)
     assert not packing_helps(nn.Sequential(nn.LayerNorm(4)))
+
+
+def test_code_that_was_let_go_of_is_there_when_it_is_called():
+    weight = torch.randn(8, 8)
+    expected = weight @ weight
+    before = resident_files()
+    mapped_memory.forget_code()
+    assert resident_files() < before / 2
+    assert torch.equal(weight @ weight, expected)
+
+
+def resident_files() -> int:
+    """kB of files that are in this process's memory, see proc_pid_status(5)."""
+    (line,) = (
+        line for line in Path("/proc/self/status").read_text().splitlines() if "RssFile" in line
+    )
+    return int(line.split()[1])
