@@ -160,7 +160,8 @@ def of_members(address: str, num_known: int) -> Finding:
     return problem(
         "join",
         f"{address} does not answer",
-        "see whether that node runs, its port is open, and the peer id at the end is still its own",
+        "see whether that node runs, its port is open, and the peer id at the end is still its "
+        "own; a name must be in the DNS, as /etc/hosts is not looked at",
     )
 
 
