@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, Command] = {
     "bootstrap": Command("a node that newcomers find the others through"),
     "status": Command("a live table of a swarm: who hosts what, how busy, until when"),
     "doctor": Command("what is wrong with this machine's set-up, and the remedy"),
+    "identity": Command("make a private key ahead of its process, and print its peer id"),
     "models": Command("list the families of models a worker can host", "worker"),
 }
 

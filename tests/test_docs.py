@@ -16,6 +16,7 @@ from shared.bootstrap import BootstrapSettings
 from shared.brigade import COMMANDS
 from shared.commands import Setting, settings_of
 from shared.doctor_settings import WorkerDoctor
+from shared.identity_command import IdentitySettings
 from shared.status import StatusSettings
 from shared.up import UpSettings
 from worker.families import State
@@ -34,6 +35,7 @@ CLASSES: dict[str, type[BaseSettings]] = {
     "models": ModelsSettings,
     "status": StatusSettings,
     "doctor": WorkerDoctor,
+    "identity": IdentitySettings,
 }
 IN_README = {
     "gateway": "model model_name host port join swarm max_streams max_queue step_timeout_seconds "
