@@ -109,6 +109,7 @@ class Generation:
         self._inbox = means.links.open_inbox(self._id)
         self._checkpoints.open(self._id)
         self._touched: set[PeerId] = set()
+        self._granted: dict[PeerId, bytes] = {}
         self._blame = Blame()
         self._scout = Scout(means.spec, means.links, self._blame)
         self._patience = Patience(
@@ -476,7 +477,13 @@ class Generation:
             prefix=self._page_keys if send.position <= self._reused else (),
             wire_dtype=self._limits.wire_dtype,
             gathers=not self._session.is_shadowed,
+            grants=tuple(self._grant(hop.worker) for hop in send.hops),
         )
+
+    def _grant(self, worker: PeerId) -> bytes:
+        if worker not in self._granted:
+            self._granted[worker] = self._links.grant(self._id, worker)
+        return self._granted[worker]
 
     def _inputs(self, send: Send) -> tuple[PayloadDtype, bytes]:
         block = send.hops[0].span.start

@@ -11,6 +11,7 @@ import structlog
 from gateway.inbox import Event, FrameArrived, Inbox, ViewChanged, WorkerLost
 from shared.discovery.watcher import Watcher
 from shared.errors import PeerUnreachable, ProtocolError
+from shared.grants import grant
 from shared.identity import Identity
 from shared.swarm import PeerId, Route, SessionId
 from shared.wire.codec import Frame
@@ -55,6 +56,7 @@ class Links:
     ) -> None:
         self.watcher = watcher
         self.peer = identity.peer
+        self._identity = identity
         self.statuses: dict[PeerId, Status] = {}
         self._pool = LinkPool(
             identity,
@@ -72,6 +74,10 @@ class Links:
         """The linked workers that have said that they are about to leave."""
         self._untold: dict[PeerId, deque[Close]] = {}
         watcher.linked = self.linked
+
+    def grant(self, session: SessionId, worker: PeerId) -> bytes:
+        """Our word to a worker that a session is ours, whoever hands it the session's steps."""
+        return grant(self._identity, session, worker)
 
     def open_inbox(self, session: SessionId) -> Inbox:
         """Where everything that concerns a session will arrive."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from websockets.asyncio.server import serve
 
 from gateway.checkpoints import Checkpoints
 from gateway.generate import SwarmGenerator
@@ -27,7 +26,6 @@ from shared.identity import Identity
 from shared.model_files import read_spec
 from shared.records import sign_announcement
 from shared.swarm import Announcement, ModelSpec, PeerId, Span, topic_of
-from shared.wire.link import SOCKET_OPTIONS
 from shared.wire.messages import Sampling, WireDtype
 from worker.engine import Engine
 from worker.kv_cache import PAGE_TOKENS
@@ -139,9 +137,8 @@ async def swarm(
                 lease_seconds=60,
             )
             server = WorkerServer(identity, SWARM, shape=model, sessions=sessions, engine=engine)
-            listener = await stack.enter_async_context(
-                serve(server.pool.accept, "127.0.0.1", 0, **SOCKET_OPTIONS)
-            )
+            listener = await server.pool.listen("127.0.0.1", 0)
+            await stack.enter_async_context(listener)
             stack.push_async_callback(server.pool.close)
             port = next(iter(listener.sockets)).getsockname()[1]
             announcement = Announcement(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from shared.errors import ProtocolError, StepRefused
 from shared.pace import UNMEASURED, Pace
+from shared.swarm import PeerId
 from worker.batcher import choose
 from worker.grammar import Grammars
 from worker.kv_cache import KvCache, Segment
@@ -25,6 +26,7 @@ from worker.parts import PartKey
 from worker.scoring import followers
 from worker.span_model import SpanModel
 from worker.tensors import from_payload
+from worker.turns import Turns
 from worker.wants import wants_of
 from worker.work import Asked, Outcome, Work
 
@@ -58,6 +60,7 @@ class Engine:
         self._cache = cache or KvCache()
         self.max_step_tokens = max_step_tokens
         self._condition = threading.Condition()
+        self._turns = Turns()
         self._waiting: list[Work] = []
         self._held: list[Work] = []
         self._chores: list[Callable[[], None]] = []
@@ -148,10 +151,15 @@ class Engine:
             self._chores.extend(chores)
             self._condition.notify()
 
-    @property
-    def queued_bytes(self) -> int:
-        """Inputs of the steps that wait."""
-        return sum(len(work.payload) for work in self._waiting)
+    def queued_bytes(self, gateway: PeerId | None = None) -> int:
+        """Inputs of the steps that wait, of all or of one gateway's."""
+        with self._condition:
+            waiting = (*self._waiting, *self._held)
+        return sum(
+            len(work.payload) + len(work.context.generated) + len(work.context.prompt)
+            for work in waiting
+            if gateway in (None, work.gateway)
+        )
 
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
@@ -169,10 +177,9 @@ class Engine:
             for chore in self._chores:
                 chore()
             self._chores.clear()
-            if self._model.batches:
-                batch = choose(self._waiting, self.max_step_tokens)
-            else:
-                batch = self._waiting[:1]
+            waiting = self._turns.ordered(self._waiting)
+            batch = choose(waiting, self.max_step_tokens) if self._model.batches else waiting[:1]
+            self._turns.ran(batch)
             chosen = set(map(id, batch))
             self._waiting = [work for work in self._waiting if id(work) not in chosen]
             return batch

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import structlog
-from websockets.asyncio.server import Server, serve
+from websockets.asyncio.server import Server
 
 from shared.discovery.directory import Directory
 from shared.discovery.kademlia import KademliaDirectory
@@ -22,7 +22,6 @@ from shared.pace import BATCHES, UNMEASURED, Pace
 from shared.records import open_record, sign_announcement
 from shared.state_file import write_state
 from shared.swarm import Announcement, ModelSpec, PeerId, Span
-from shared.wire.link import SOCKET_OPTIONS
 from worker.capacity import choose_device, choose_dtype, new_cache, pages_that_fit, use_threads
 from worker.engine import Engine
 from worker.fetch import fetch_span
@@ -197,12 +196,8 @@ class Node:
     async def _listen(self) -> Server:
         settings = self._settings
         try:
-            server = await serve(
-                self._server.pool.accept,
-                settings.host,
-                settings.port,
-                process_request=self._engine.metrics.answer,
-                **SOCKET_OPTIONS,
+            server = await self._server.pool.listen(
+                settings.host, settings.port, process_request=self._engine.metrics.answer
             )
         except OSError as error:
             raise ConfigError(

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from shared.errors import PeerUnreachable, ProtocolError, StepRefused
+from shared.grants import is_granted
 from shared.identity import Identity
 from shared.swarm import PeerId, SessionId, Span
 from shared.wire.codec import Frame, encode
@@ -95,6 +96,7 @@ class WorkerServer:
         self._identity = identity
         self._shape = shape
         self._engine = engine
+        sessions.address_of = self.pool.address_of
         self._clock = clock
         self._neighbours = Neighbours(self.pool)
         self._gateways: set[PeerId] = set()
@@ -138,13 +140,13 @@ class WorkerServer:
     def _on_frame(self, link: Link, frame: Frame) -> None:
         match frame.message:
             case Step() as step:
-                self._on_step(step, frame.payload)
+                self._on_step(step, frame.payload, link.peer)
             case Close() as close:
                 self._on_close(close, link.peer)
             case Introduce(records=records):
                 self._gateways.add(link.peer)
                 for record in records:
-                    self._neighbours.introduce(record)
+                    self._neighbours.introduce(link.peer, record)
                 self._answer(link.peer, self.status)
             case Status():
                 pass  # a worker that dialled us may take us for a gateway
@@ -153,6 +155,7 @@ class WorkerServer:
 
     def _on_lost(self, peer: PeerId) -> None:
         self._gateways.discard(peer)
+        self._neighbours.forget(peer)
         self._copies.flush()  # if it was the next hop, gateways are about to need them
         self._report_pushes(peer)
         self.sessions.orphan(peer, self._clock() + ORPHAN_SECONDS)
@@ -185,15 +188,18 @@ class WorkerServer:
         if kept or freed:
             self.tell_gateways()
 
-    def _on_step(self, step: Step, payload: memoryview) -> None:
+    def _on_step(self, step: Step, payload: memoryview, sender: PeerId) -> None:
+        """Take a step that its gateway sent, or a worker that ran the hop before."""
         if self.pool.get(step.gateway) is None:
             log.info("step_of_stranger", gateway=step.gateway)
             return  # nobody to answer to, and nobody whose leaving would free the session
+        if sender != step.gateway and not self._is_granted(step):
+            log.warning("step_without_grant", sender=sender, gateway=step.gateway)
+            return  # the gateway it names has not asked for it
         num_sessions = len(self.sessions)
         try:
             self._check(step, payload)
-            if self._engine.queued_bytes + len(payload) > MAX_QUEUED_BYTES:
-                raise StepRefused("no_pages", "too many steps are waiting already")
+            self._check_queue(step.gateway, len(payload))
             context = _context_of(step) if len(step.hops) == 1 else GREEDY
             most = self._engine.max_step_tokens
             if context.scoring:
@@ -202,7 +208,7 @@ class WorkerServer:
                 self._run(piece, rows, context)
         except StepRefused as error:
             self._refuse(step, error)
-        self._free(self.sessions.take_evicted())
+        self._make_room()
         if len(self.sessions) != num_sessions:
             self.tell_gateways()
 
@@ -214,8 +220,7 @@ class WorkerServer:
         if part.adopts:
             tokens = min(part.adopts.tokens, step.position)
             self._engine.adopt(part.adopts.source, key, tokens, part.pages)
-        if evicted := self.sessions.take_evicted():
-            self._free(evicted)  # before the step that gets their pages
+        self._make_room()  # before the step that gets it
         post = self._loop.call_soon_threadsafe
         self._engine.submit(
             Work(
@@ -228,10 +233,35 @@ class WorkerServer:
                 sample=step.sample if len(step.hops) == 1 else (),
                 context=context,
                 wire_dtype=step.wire_dtype,
+                gateway=step.gateway,
                 on_done=lambda outcome: post(self._on_done, step, outcome),
                 on_failed=lambda error: post(self._on_failed, step, error),
             )
         )
+
+    def _make_room(self) -> None:
+        """Free what the sessions have let go of, and tell those it was taken from."""
+        self._free(self.sessions.take_evicted())
+        revoked = self.sessions.take_revoked()
+        self._free([key for key, _ in revoked])
+        for (session, _), part in revoked:
+            detail = "others need the room, and this gateway holds more than its share"
+            refused = Refused(session, part.epoch, self._identity.peer, "no_pages", detail)
+            self._engine.metrics.refusals.labels("no_pages").inc()
+            self._answer(part.gateway, refused)
+
+    def _is_granted(self, step: Step) -> bool:
+        """Whether a step that came from another worker is its gateway's own."""
+        if part_of(step) in self.sessions:
+            return True  # it was when the session began, and its id is known to its route alone
+        session, (signature, *_) = SessionId(step.session), step.grants or (b"",)
+        return is_granted(step.gateway, session, self._identity.peer, signature)
+
+    def _check_queue(self, gateway: PeerId, num_bytes: int) -> None:
+        """Raises StepRefused when too much waits; some room is always left for other gateways."""
+        left = MAX_QUEUED_BYTES - self._engine.queued_bytes() - num_bytes
+        if left < 0 or self._engine.queued_bytes(gateway) + num_bytes > left:
+            raise StepRefused("no_pages", "too many steps of this gateway are waiting already")
 
     def _check(self, step: Step, payload: memoryview) -> None:
         """Raises StepRefused when a step cannot be right, before anything is kept of it."""
@@ -291,7 +321,9 @@ class WorkerServer:
 
     def _push_on(self, step: Step, outcome: Outcome) -> None:
         """The next hop first: the checkpoint copy is off the critical path."""
-        onward = msgspec.structs.replace(step, hops=step.hops[1:], dtype=outcome.dtype)
+        onward = msgspec.structs.replace(
+            step, hops=step.hops[1:], grants=step.grants[1:], dtype=outcome.dtype
+        )
         try:
             frame = encode(onward, outcome.payload)
         except ProtocolError as error:
@@ -299,11 +331,13 @@ class WorkerServer:
             return
         following = onward.hops[0].worker
         if following == self._identity.peer:  # it took over the span after its own
-            self._on_step(onward, memoryview(outcome.payload))
+            self._on_step(onward, memoryview(outcome.payload), step.gateway)
         else:
             slim = msgspec.structs.replace(step, context=b"", prefix=())
             self._pushed[part_of(step)] = slim
-            self._neighbours.push(following, frame, partial(self._on_unreachable, step))
+            self._neighbours.push(
+                step.gateway, following, frame, partial(self._on_unreachable, step)
+            )
         checkpoint = Checkpoint(
             step.session,
             step.epoch,

@@ -4,9 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shared.errors import StepRefused
+from shared.swarm import PeerId
 from shared.wire.messages import PayloadDtype, SamplingContext, TokenLogprobs, WireDtype
 from worker.parts import PartKey
 from worker.wants import Want
+
+NOBODY = PeerId("")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Work:
     on_done: Callable[[Outcome], object]
     on_failed: Callable[[StepRefused], object]
     wire_dtype: WireDtype = "model"
+    gateway: PeerId = NOBODY
 
     @property
     def is_scored(self) -> bool:

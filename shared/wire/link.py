@@ -9,21 +9,26 @@ import asyncio
 import contextlib
 import os
 import socket as sockets
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
 from websockets.asyncio.client import connect
 from websockets.asyncio.connection import Connection
+from websockets.asyncio.server import Server, serve
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.typing import Data
 
 from shared.errors import HandshakeError, PeerUnreachable, ProtocolError
 from shared.identity import Identity
 from shared.swarm import PeerId
+from shared.wire.bounds import MAX_LINKS_PER_ADDRESS, Allowance, Doors, Room, cost_of
 from shared.wire.codec import MAX_FRAME_BYTES, Frame, decode, encode
 from shared.wire.handshake import Handshake, Side
+from shared.wire.intake import MAX_UNREAD_BYTES, Intake
 from shared.wire.messages import Message
 
 log = structlog.get_logger()
@@ -36,6 +41,7 @@ CLOSE_SECONDS = 2.0
 STALL_SECONDS = PING_INTERVAL_SECONDS + PING_TIMEOUT_SECONDS
 """How long a peer's machine may acknowledge nothing of what we sent, nor make room for more."""
 MAX_UNSENT_BYTES = 256 << 20
+MAX_UNSENT_BYTES_IN_ALL = 1 << 30
 MAX_HANDSHAKE_BYTES = 4096
 MAX_LINKS_PER_PEER = 4
 MAX_REASON_BYTES = 123
@@ -44,6 +50,7 @@ MAX_REASON_BYTES = 123
 SOCKET_OPTIONS: dict[str, Any] = {
     "compression": None,
     "max_size": MAX_FRAME_BYTES,
+    "max_queue": 4,
     "ping_interval": PING_INTERVAL_SECONDS,
     "ping_timeout": PING_TIMEOUT_SECONDS,
     "close_timeout": 1.0,
@@ -65,10 +72,22 @@ class Socket(Protocol):
 class Link:
     """A WebSocket to a peer that has proven its identity."""
 
-    def __init__(self, socket: Socket, peer: PeerId) -> None:
+    def __init__(
+        self,
+        socket: Socket,
+        peer: PeerId,
+        *,
+        room: Room | None = None,
+        allowance: Allowance | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`room` is what all links have for frames that wait, `allowance` is the peer's."""
         self.peer = peer
         self.is_open = True
         self._socket = socket
+        self._room = room or Room(MAX_UNSENT_BYTES_IN_ALL)
+        self._allowance = allowance or Allowance()
+        self._clock = clock
         self._unsent: deque[bytes] = deque()
         self._unsent_bytes = 0
         self._wake = asyncio.Event()
@@ -82,12 +101,13 @@ class Link:
         """Queue an encoded frame. Raises as `post` does."""
         if not self.is_open:
             raise PeerUnreachable(f"link to {self.peer} is closed")
-        if self._unsent_bytes + len(frame) > MAX_UNSENT_BYTES:
+        has_room = self._room.has_for(self._unsent_bytes, len(frame))
+        if self._unsent_bytes + len(frame) > MAX_UNSENT_BYTES or not has_room:
             self.is_open = False
             self._is_hopeless.set()  # the writer hangs in a send; this ends the link all the same
             raise PeerUnreachable(f"{self.peer} left {self._unsent_bytes} bytes unread")
         self._unsent.append(frame)
-        self._unsent_bytes += len(frame)
+        self._count_unsent(len(frame))
         self._wake.set()
 
     async def answers(self, seconds: float) -> bool:
@@ -111,11 +131,18 @@ class Link:
         finally:
             self.is_open = False
             await self._end(tasks)
+            self._unsent.clear()
+            self._count_unsent(-self._unsent_bytes)
 
     def abandon(self) -> None:
         """End the link soon, without waiting for it."""
         self.is_open = False
         self._wake.set()
+
+    @property
+    def address(self) -> str:
+        """Where the other end is, as the network has it."""
+        return address_of(self._socket)
 
     async def close(self) -> None:
         """End the link politely."""
@@ -127,12 +154,16 @@ class Link:
         with contextlib.suppress(ConnectionClosed):
             while True:
                 try:
-                    on_frame(self, decode(as_bytes(await self._socket.recv())))
+                    frame = decode(as_bytes(await self._socket.recv()))
+                    on_frame(self, frame)
                 except ProtocolError as error:
                     log.warning("peer_broke_protocol", peer=self.peer, error=str(error))
                     self.is_open = False
                     await hang_up(self._socket, 1002, str(error))
                     return
+                pause = self._allowance.pause_seconds(cost_of(frame.message), self._clock())
+                if pause:
+                    await asyncio.sleep(pause)
 
     async def _write(self) -> None:
         with contextlib.suppress(ConnectionClosed):
@@ -142,7 +173,11 @@ class Link:
                 while self._unsent:
                     frame = self._unsent.popleft()
                     await self._socket.send(frame)
-                    self._unsent_bytes -= len(frame)
+                    self._count_unsent(-len(frame))
+
+    def _count_unsent(self, num_bytes: int) -> None:
+        self._unsent_bytes += num_bytes
+        self._room.take(num_bytes)
 
     async def _end(self, tasks: list[asyncio.Task[Any]]) -> None:
         for task in tasks:
@@ -151,6 +186,12 @@ class Link:
             if isinstance(outcome, Exception):
                 log.error("link_task_failed", peer=self.peer, exc_info=outcome)
         await hang_up(self._socket)
+
+
+def address_of(socket: Socket) -> str:
+    """The host at a WebSocket's other end, without the port."""
+    name = socket.transport.get_extra_info("peername")
+    return str(name[0]) if name else ""
 
 
 async def hang_up(socket: Socket, code: int = 1000, reason: str = "") -> None:
@@ -217,8 +258,12 @@ class LinkPool:
         on_frame: Callable[[Link, Frame], None],
         on_joined: Callable[[Link], None] = lambda link: None,
         on_lost: Callable[[PeerId], None] = lambda peer: None,
+        links_per_address: int = MAX_LINKS_PER_ADDRESS,
     ) -> None:
-        """`on_lost` is called when the last link to a peer has ended, whatever ended it."""
+        """`on_lost` is called when the last link to a peer has ended, whatever ended it.
+
+        From one address at most `links_per_address` are let in, any number if that is 0.
+        """
         self.identity = identity
         self.swarm = swarm
         self._on_frame = on_frame
@@ -227,6 +272,10 @@ class LinkPool:
         self._links: dict[PeerId, list[Link]] = {}
         self._dials: dict[PeerId, asyncio.Task[Link]] = {}
         self._runs: set[asyncio.Task[None]] = set()
+        self._allowances: dict[PeerId, Allowance] = {}
+        self._doors = Doors(per_address=links_per_address)
+        self._unsent = Room(MAX_UNSENT_BYTES_IN_ALL)
+        self._unread = Room(MAX_UNREAD_BYTES)
         self._is_closed = False
 
     def get(self, peer: PeerId) -> Link | None:
@@ -252,14 +301,39 @@ class LinkPool:
             raise PeerUnreachable(f"{peer} at {url}: all links are being closed")
         return dial.result()
 
+    def address_of(self, peer: PeerId) -> str:
+        """The network address of a peer's newest link; "" without one."""
+        link = self.get(peer)
+        return link.address if link else ""
+
+    async def listen(self, host: str, port: int, **options: Any) -> Server:
+        """Take links there until the server is closed. Raises OSError."""
+        create: Any = partial(Intake, room=self._unread)
+        return await serve(
+            self.accept, host, port, create_connection=create, **SOCKET_OPTIONS, **options
+        )
+
     async def accept(self, socket: Connection) -> None:
         """Serve an inbound WebSocket to its end."""
+        address = address_of(socket)
+        if why := self._doors.enter(address):
+            log.warning("link_refused", remote=address, error=why)
+            await hang_up(socket, 1013, why)
+            return
+        try:
+            await self._accept(socket)
+        finally:
+            self._doors.leave(address)
+
+    async def _accept(self, socket: Connection) -> None:
         try:
             link = await self._prove(socket, "listener", None)
         except ProtocolError as error:
             log.warning("handshake_refused", remote=str(socket.remote_address), error=str(error))
             await hang_up(socket, 1008, str(error))
             return
+        if isinstance(socket, Intake):
+            socket.proven()
         await self._serve(link)
 
     async def close(self) -> None:
@@ -303,7 +377,9 @@ class LinkPool:
         handshake = Handshake(
             self.identity, self.swarm, side, nonce=os.urandom(32), expected=expected
         )
-        link = Link(socket, await shake_hands(socket, handshake))
+        peer = await shake_hands(socket, handshake)
+        allowance = self._allowances.setdefault(peer, Allowance())
+        link = Link(socket, peer, room=self._unsent, allowance=allowance)
         links = self._links.setdefault(link.peer, [])
         links.append(link)
         if len(links) > MAX_LINKS_PER_PEER:
@@ -321,4 +397,5 @@ class LinkPool:
             log.debug("link_closed", peer=link.peer)
             if not links:
                 del self._links[link.peer]
+                del self._allowances[link.peer]
                 self._on_lost(link.peer)

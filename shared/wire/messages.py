@@ -68,6 +68,11 @@ PageKeys = Annotated[
 ]
 """Salted hashes of a text's first pages, each over the one before it."""
 
+Grants = Annotated[
+    tuple[Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)], ...],
+    msgspec.Meta(max_length=MAX_HOPS),
+]
+
 
 class Message(msgspec.Struct, frozen=True, tag_field="type"):
     """Anything that stands in a frame's header."""
@@ -187,6 +192,8 @@ class Step(Message, frozen=True, tag="step"):
     """Pages the receiver may have kept: a session it does not know begins with those it has."""
     wire_dtype: WireDtype = "model"
     gathers: bool = False
+    grants: Grants = ()
+    """For each of the hops the gateway's word that the session is its own, see shared/grants.py."""
 
 
 class Checkpoint(Message, frozen=True, tag="checkpoint"):

@@ -17,7 +17,7 @@ from shared.swarm import PeerId
 from shared.wire import link as link_module
 from shared.wire.codec import Frame, encode
 from shared.wire.handshake import Handshake
-from shared.wire.link import SOCKET_OPTIONS, Link, LinkPool, shake_hands
+from shared.wire.link import Link, LinkPool, shake_hands
 from shared.wire.messages import Close, Hello, Message, Proof
 
 ANN, BOB, EVE = (Identity(bytes([n]) * 32) for n in (1, 2, 3))
@@ -62,9 +62,8 @@ async def peers(*identities: Identity, swarm: str = "home") -> AsyncIterator[lis
         made: list[Peer] = []
         for identity in identities:
             peer = Peer(identity, swarm)
-            server = await stack.enter_async_context(
-                serve(peer.pool.accept, "127.0.0.1", 0, **SOCKET_OPTIONS)
-            )
+            server = await peer.pool.listen("127.0.0.1", 0)
+            await stack.enter_async_context(server)
             peer.url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
             stack.push_async_callback(peer.pool.close)
             made.append(peer)

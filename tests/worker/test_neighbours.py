@@ -12,6 +12,7 @@ from worker import neighbours as neighbours_module
 from worker.neighbours import Neighbours
 
 ANN, BOB = Identity(bytes([1]) * 32), Identity(bytes([2]) * 32)
+GATE, EVE = PeerId("gate"), PeerId("eve")
 
 
 class FakeLink:
@@ -56,13 +57,13 @@ async def settle() -> None:
 async def test_a_frame_for_a_linked_neighbour_leaves_at_once():
     pool, neighbours, failures = await setup()
     pool.link = FakeLink()
-    neighbours.push(BOB.peer, b"1", failures.append)
+    neighbours.push(GATE, BOB.peer, b"1", failures.append)
     assert (pool.link.frames, failures) == ([b"1"], [])
 
 
 async def test_one_who_was_never_introduced_is_not_dialled():
     pool, neighbours, failures = await setup()
-    neighbours.push(BOB.peer, b"1", failures.append)
+    neighbours.push(GATE, BOB.peer, b"1", failures.append)
     await settle()
     assert pool.dialled == []
     assert failures == [f"{BOB.peer} was never introduced"]
@@ -70,50 +71,50 @@ async def test_one_who_was_never_introduced_is_not_dialled():
 
 async def test_frames_wait_in_order_while_an_introduced_neighbour_is_dialled_once():
     pool, neighbours, failures = await setup()
-    neighbours.introduce(record(BOB, url="ws://127.0.0.1:9001"))
-    neighbours.push(BOB.peer, b"1", failures.append)
+    neighbours.introduce(GATE, record(BOB, url="ws://127.0.0.1:9001"))
+    neighbours.push(GATE, BOB.peer, b"1", failures.append)
     await settle()
     link = pool.link = FakeLink()  # it dialled us meanwhile: frames still wait their turn
-    neighbours.push(BOB.peer, b"2", failures.append)
+    neighbours.push(GATE, BOB.peer, b"2", failures.append)
     assert link.frames == []
     pool.answer.set_result(link)
     await settle()
-    neighbours.push(BOB.peer, b"3", failures.append)
+    neighbours.push(GATE, BOB.peer, b"3", failures.append)
     assert pool.dialled == ["ws://127.0.0.1:9001"]
     assert (link.frames, failures) == ([b"1", b"2", b"3"], [])
 
 
 async def test_when_the_dial_fails_every_waiting_frame_hears_why_and_the_next_dials_anew():
     pool, neighbours, failures = await setup()
-    neighbours.introduce(record(BOB))
+    neighbours.introduce(GATE, record(BOB))
     for frame in (b"1", b"2"):
-        neighbours.push(BOB.peer, frame, failures.append)
+        neighbours.push(GATE, BOB.peer, frame, failures.append)
     pool.answer.set_exception(PeerUnreachable("nobody there"))
     await settle()
     assert failures == ["nobody there"] * 2
-    neighbours.push(BOB.peer, b"3", failures.append)
+    neighbours.push(GATE, BOB.peer, b"3", failures.append)
     await settle()
     assert len(pool.dialled) == 2
 
 
 async def test_a_link_that_closes_before_the_frame_is_posted_counts_as_a_failure():
     pool, neighbours, failures = await setup()
-    neighbours.introduce(record(BOB))
-    neighbours.push(BOB.peer, b"1", failures.append)
+    neighbours.introduce(GATE, record(BOB))
+    neighbours.push(GATE, BOB.peer, b"1", failures.append)
     pool.link = FakeLink()
     pool.link.is_open = False
     pool.answer.set_result(pool.link)
     await settle()
-    neighbours.push(BOB.peer, b"2", failures.append)
+    neighbours.push(GATE, BOB.peer, b"2", failures.append)
     assert failures == ["closed"] * 2
 
 
 async def test_so_many_frames_wait_and_no_more(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(neighbours_module, "MAX_PENDING_FRAMES", 2)
     pool, neighbours, failures = await setup()
-    neighbours.introduce(record(BOB))
+    neighbours.introduce(GATE, record(BOB))
     for frame in (b"1", b"2", b"3"):
-        neighbours.push(BOB.peer, frame, failures.append)
+        neighbours.push(GATE, BOB.peer, frame, failures.append)
     assert failures == [f"2 frames already wait for {BOB.peer}"]
     pool.answer.set_result(FakeLink())
     await settle()
@@ -124,17 +125,17 @@ async def test_so_many_frames_wait_and_no_more(monkeypatch: pytest.MonkeyPatch):
 )
 async def test_a_record_that_is_forged_or_of_another_swarm_introduces_nobody(introduction: bytes):
     pool, neighbours, failures = await setup()
-    neighbours.introduce(introduction)
-    neighbours.push(BOB.peer, b"1", failures.append)
+    neighbours.introduce(GATE, introduction)
+    neighbours.push(GATE, BOB.peer, b"1", failures.append)
     assert len(failures) == 1
     assert pool.dialled == []
 
 
 async def test_the_newest_address_is_dialled_whatever_order_records_come_in():
     pool, neighbours, failures = await setup()
-    neighbours.introduce(record(BOB, sequence=2, url="ws://new:1"))
-    neighbours.introduce(record(BOB, sequence=1, url="ws://old:1"))
-    neighbours.push(BOB.peer, b"1", failures.append)
+    neighbours.introduce(GATE, record(BOB, sequence=2, url="ws://new:1"))
+    neighbours.introduce(GATE, record(BOB, sequence=1, url="ws://old:1"))
+    neighbours.push(GATE, BOB.peer, b"1", failures.append)
     await settle()
     assert pool.dialled == ["ws://new:1"]
     pool.answer.set_result(FakeLink())
@@ -144,7 +145,42 @@ async def test_the_newest_address_is_dialled_whatever_order_records_come_in():
 async def test_those_introduced_longest_ago_are_forgotten_first(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(neighbours_module, "MAX_KNOWN", 1)
     _, neighbours, failures = await setup()
-    neighbours.introduce(record(BOB))
-    neighbours.introduce(record(ANN))
-    neighbours.push(BOB.peer, b"1", failures.append)
+    neighbours.introduce(GATE, record(BOB))
+    neighbours.introduce(GATE, record(ANN))
+    neighbours.push(GATE, BOB.peer, b"1", failures.append)
     assert failures == [f"{BOB.peer} was never introduced"]
+
+
+async def test_what_a_stranger_introduces_is_for_the_stranger_s_steps_alone(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(neighbours_module, "MAX_KNOWN", 1)
+    pool, neighbours, failures = await setup()
+    neighbours.introduce(GATE, record(BOB, url="ws://true:1"))
+    neighbours.introduce(EVE, record(BOB, sequence=9, url="ws://other:1"))
+    neighbours.introduce(EVE, record(ANN))
+    neighbours.push(GATE, BOB.peer, b"1", failures.append)
+    await settle()
+    assert (pool.dialled, failures) == (["ws://true:1"], [])
+    neighbours.forget(GATE)
+    neighbours.push(GATE, ANN.peer, b"1", failures.append)
+    assert failures == [f"{ANN.peer} was never introduced"]
+    pool.answer.set_result(FakeLink())
+    await settle()
+
+
+async def test_so_many_workers_are_dialled_for_one_gateway_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(neighbours_module, "MAX_DIALS", 1)
+    pool, neighbours, failures = await setup()
+    for gateway in (EVE, GATE):
+        for worker in (ANN, BOB):
+            neighbours.introduce(gateway, record(worker))
+    neighbours.push(EVE, ANN.peer, b"1", failures.append)
+    neighbours.push(EVE, BOB.peer, b"1", failures.append)
+    assert failures == ["1 workers are being dialled for this gateway already"]
+    neighbours.push(GATE, BOB.peer, b"1", failures.append)
+    assert len(failures) == 1
+    pool.answer.set_result(FakeLink())
+    await settle()

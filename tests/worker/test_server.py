@@ -11,14 +11,14 @@ import msgspec
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
-from websockets.asyncio.server import serve
 
 from shared.errors import StepRefused
+from shared.grants import grant
 from shared.identity import Identity
-from shared.swarm import Hop, PeerId, Span
+from shared.swarm import Hop, PeerId, SessionId, Span
 from shared.wire import codec
 from shared.wire.codec import Frame
-from shared.wire.link import SOCKET_OPTIONS, LinkPool
+from shared.wire.link import LinkPool
 from shared.wire.messages import (
     Checkpoint,
     Close,
@@ -135,9 +135,8 @@ async def swarm(*workers: tuple[Identity, SpanModel]) -> AsyncIterator[list[Any]
         made: list[Worker] = []
         for identity, model in workers:
             worker = Worker(identity, model)
-            server = await stack.enter_async_context(
-                serve(worker.server.pool.accept, "127.0.0.1", 0, **SOCKET_OPTIONS)
-            )
+            server = await worker.server.pool.listen("127.0.0.1", 0)
+            await stack.enter_async_context(server)
             worker.url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
             stack.push_async_callback(worker.server.pool.close)
             worker.engine.start()
@@ -173,7 +172,10 @@ def step(*hops: tuple[Identity, Span], position: int = 0, count: int = 4, **chan
         "dtype": "int32",
         "sample": (position + count - 1,),
     }
-    return Step(**fields | changes)
+    fields |= changes
+    session = SessionId(fields["session"])
+    granted = tuple(grant(GATE, session, hop.worker) for hop in fields["hops"])
+    return Step(**{"grants": granted} | fields)
 
 
 @torch.inference_mode()

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from shared.errors import StepRefused
 from shared.swarm import Hop, PeerId, SessionId, Span
 from shared.wire.messages import Step
+from worker import sessions as sessions_module
 from worker.sessions import Sessions
 
 ME, ANN, BOB = PeerId("me"), PeerId("ann"), PeerId("bob")
 HOSTED = Span(0, 8)
 
 
-def sessions(*, pages: int = 10, max_sessions: int = 4) -> Sessions:
+def sessions(*, pages: int = 10, max_sessions: int = 6) -> Sessions:
     """Ten pages of four tokens; leases of 100 seconds."""
     return Sessions(
         HOSTED, pages_total=pages, page_tokens=4, max_sessions=max_sessions, lease_seconds=100.0
@@ -253,3 +254,27 @@ def test_a_step_that_was_overtaken_by_its_sessions_close_opens_nothing():
     assert s.admit(step(0, 4, gateway=BOB), 0.0) is not None
     s.close(sid(), BOB)
     assert len(s) == 0
+
+
+def test_a_newcomer_s_pages_are_taken_from_whoever_has_more_than_its_share():
+    s = sessions()
+    for number in range(5):
+        s.admit(step(0, 8, session=number), float(number))  # two pages each
+    assert s.admit(step(0, 20, session=9, gateway=BOB), 9.0) is not None
+    assert [key[0] for key, _ in s.take_revoked()] == [sid(0), sid(1), sid(2)]
+    assert s.take_revoked() == []
+    assert (
+        refusal(lambda: s.admit(step(20, session=9, gateway=BOB, count=8), 10.0))[0] == "no_pages"
+    )
+    assert s.take_revoked() == []
+
+
+def test_one_gateway_s_closes_do_not_make_another_s_forgotten(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sessions_module, "MAX_CLOSED", 10)
+    s = sessions()
+    s.close(sid(0), ANN)
+    for number in range(1, 50):
+        s.close(sid(number), BOB)
+    assert s.is_closed(sid(0), ANN, 5)
+    assert not s.is_closed(sid(1), BOB, 5)
+    assert s.is_closed(sid(49), BOB, 5)
