@@ -32,7 +32,7 @@ Queue, sessions and pages are told to gateways only, so --join does not show the
 
 PLAIN_COLUMNS = 200
 MAX_ANSWER_BYTES = 16 << 20
-OK, NOT_FOUND = 200, 404
+OK, UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 200, 401, 403, 404
 Look = Callable[[], Awaitable[Overview]]
 
 
@@ -47,6 +47,9 @@ class StatusSettings(ObserverSettings):
         "",
         pattern=r"^(https?://.+)?$",
         description="URL of a gateway to ask, in place of --join and --swarm",
+    )
+    api_key: str = Field(
+        "", description="key for that gateway, if it asks for one; safer in the environment"
     )
     every_seconds: float = Field(2.0, ge=0.2, le=3600, description="time between two looks")
     once: bool = Field(False, description="look once, then stop")
@@ -145,16 +148,19 @@ async def _ask(client: httpx.AsyncClient, settings: StatusSettings) -> Overview:
     """What a gateway sees. Raises ConfigError or PeerUnreachable."""
     url = f"{settings.gateway.rstrip('/')}/swarm"
     named = {"model": settings.model_name} if settings.model_name else {}
+    headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     try:
-        async with client.stream("GET", url, params=named) as answer:
+        async with client.stream("GET", url, params=named, headers=headers) as answer:
             body = b""
             async for piece in answer.aiter_bytes():
                 body += piece
                 if len(body) > MAX_ANSWER_BYTES:
                     raise PeerUnreachable(f"{url} answers with over {MAX_ANSWER_BYTES} bytes")
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         why = str(error) or type(error).__name__
         raise PeerUnreachable(f"no gateway answers at {url}: {why}") from error
+    if answer.status_code in (UNAUTHORIZED, FORBIDDEN):
+        raise ConfigError(f"{settings.gateway} asks for a key: set STATUS_API_KEY to a valid one")
     if answer.status_code == NOT_FOUND and settings.model_name:
         raise ConfigError(f"{settings.gateway} serves no model named {settings.model_name}")
     if answer.status_code != OK:

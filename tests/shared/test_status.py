@@ -154,6 +154,29 @@ async def test_a_whole_swarm_gives_status_0(gateway: Callable[[Answer], StatusSe
     assert await show(gateway(answer)) == 0
 
 
+async def test_a_gateway_with_keys_is_shown_one(gateway: Callable[[Answer], StatusSettings]):
+    def answer(request: httpx.Request) -> httpx.Response:
+        is_known = request.headers.get("authorization") == "Bearer sesame"
+        return httpx.Response(200 if is_known else 401, content=msgspec.json.encode(overview()))
+
+    settings = gateway(answer)
+    assert await show(settings.model_copy(update={"api_key": "sesame"})) == 1
+    with pytest.raises(ConfigError, match="http://gate/ asks for a key: set STATUS_API_KEY"):
+        await show(settings)
+
+
+async def test_a_model_the_gateway_does_not_serve_is_named(
+    gateway: Callable[[Answer], StatusSettings],
+):
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.url.params["model"] == "other"
+        return httpx.Response(404)
+
+    settings = gateway(answer).model_copy(update={"model_name": "other"})
+    with pytest.raises(ConfigError, match="serves no model named other"):
+        await show(settings)
+
+
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
