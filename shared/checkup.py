@@ -47,7 +47,12 @@ async def examine(role: str, settings: DoctorSettings) -> list[Finding]:
     ]
     found: list[Finding] = []
     for check in checks:
-        found += await check()
+        try:
+            found += await check()
+        except OSError as error:  # e.g. a folder that may not even be looked into
+            where = f"{error.filename}: " if error.filename else ""
+            remedy = "let the user who runs this read and write it, or name another"
+            found.append(findings.problem("system", f"{where}{error.strerror or error}", remedy))
     return found
 
 
@@ -72,7 +77,8 @@ async def _role_s_own(role: str, settings: DoctorSettings) -> list[Finding]:
         try:
             checkup = entry_point.load()
         except (ImportError, OSError) as error:  # OSError: a shared library that does not load
-            remedy = "pip install --upgrade 'bucket-brigade[worker]'"
+            package = f"{DISTRIBUTION}[worker]" if role == "worker" else DISTRIBUTION
+            remedy = f"pip install --upgrade '{package}'"
             return [findings.problem(role, f"it cannot be imported: {error}", remedy)]
         return cast("list[Finding]", await checkup(settings))
     return []
@@ -160,7 +166,10 @@ async def port(settings: DoctorSettings) -> list[Finding]:
         remedy = "stop what listens there, or choose another --host or --port (0 takes any free)"
         return [findings.problem("port", f"{where} cannot be listened on: {why}", remedy)]
     with listener:
-        host, outer_port, option = announced(settings, int(listener.getsockname()[1]))
+        try:
+            host, outer_port, option = announced(settings, int(listener.getsockname()[1]))
+        except ValueError as error:
+            return [findings.problem("address", str(error), "correct --public-url")]
         free = findings.ok("port", f"{where} is free" if settings.port else "any free one is taken")
         if isinstance(settings, GatewayDoctor):
             return [free]  # it dials out; its clients know where it is

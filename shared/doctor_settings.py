@@ -37,7 +37,11 @@ class WorkerDoctor(ServesModels):
         validate_default=True,
         description="file of the private key",
     )
-    public_url: str = Field("", description="address to be announced; empty = HOST and PORT")
+    public_url: str = Field(
+        "",
+        pattern=r"^(wss?://.+)?$",
+        description="ws:// or wss:// address to be announced; empty = HOST and PORT",
+    )
 
 
 class GatewayDoctor(ServesModels):

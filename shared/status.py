@@ -1,6 +1,7 @@
 """`brigade status`: a live table of a swarm in the terminal, seen by an observer or a gateway."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -60,7 +61,11 @@ def main(argv: list[str]) -> int:
     """Show the swarm until told to stop; returns the exit status."""
     settings = parse(StatusSettings, argv, prog="brigade status", epilog=EPILOG)
     logs.set_up("error", "console")
-    return asyncio.run(show(settings))
+    try:
+        return asyncio.run(show(settings))
+    except BrokenPipeError:  # e.g. `brigade status | head`: whoever read has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 async def show(settings: StatusSettings) -> int:
@@ -129,9 +134,10 @@ async def _looker(settings: StatusSettings) -> AsyncGenerator[Look]:
             yield lambda: _ask(client, settings)
     else:
         async with observing(settings) as observer:
-            await observer.wait_until(
-                lambda view: overview_of(observer).complete, seconds=settings.wait_seconds
-            )
+            if settings.once:
+                await observer.wait_until(
+                    lambda view: overview_of(observer).complete, seconds=settings.wait_seconds
+                )
             yield lambda: _seen(observer)
 
 

@@ -75,6 +75,24 @@ async def test_the_announced_address_is_dialled_and_must_end_here(
     assert f"127.0.0.1:{port}" in of(there, "reach").says
 
 
+async def test_a_public_url_with_no_such_port_is_a_problem(settings: Callable[..., WorkerDoctor]):
+    (found,) = await checkup.port(settings(public_url="ws://swarm.example.org:99999"))
+    assert (found.check, found.level) == ("address", "problem")
+
+
+async def test_what_may_not_be_looked_at_is_a_problem_and_no_traceback(
+    settings: Callable[..., WorkerDoctor], monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(path: Path) -> Identity:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Identity, "load_or_create", refuse)
+    settings().identity.touch()
+    found = await examine("bootstrap", settings())
+    assert of(found, "system").says == f"{settings().identity}: Permission denied"
+    assert of(found, "clock")  # the others go on
+
+
 async def test_a_gateway_announces_no_address(tmp_path: Path):
     found = await checkup.port(GatewayDoctor(port=0, identity=tmp_path / "k"))
     assert [finding.check for finding in found] == ["port"]
