@@ -1,7 +1,7 @@
 # make demo, make test, make check, make bench: all in a virtual environment of their own, .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos simulate check format docs bench constraints clean
+.PHONY: help install demo test chaos simulate placement check format docs bench constraints clean
 
 ARGS ?=
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -53,6 +53,9 @@ bench: $(installed) ## list the benchmarks (ARGS=NAME runs one)
 
 simulate: $(installed) ## 100,000 simulated generations over failing workers (ARGS="--runs N")
 	$(bin)/python -m tests.simulation.scenarios $(ARGS)
+
+placement: $(installed) ## thousands of simulated workers place themselves, beside rivals (ARGS="--stories N")
+	$(bin)/python -m tests.simulation.stories $(ARGS)
 
 constraints: $(installed) ## write constraints.txt anew from what .venv holds
 	@{ sed -n '/^#/p' constraints.txt; $(bin)/pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//'; } \

@@ -84,6 +84,11 @@ def _check_sense(announcement: Announcement) -> None:
             f"{announcement.worker} announces blocks {announcement.span} "
             f"of a model of {announcement.num_blocks}"
         )
+    if announcement.next_span and announcement.next_span.end > announcement.num_blocks:
+        raise RecordError(
+            f"{announcement.worker} is about to host blocks {announcement.next_span} "
+            f"of a model of {announcement.num_blocks}"
+        )
     if not math.isfinite(announcement.issued_at + announcement.tokens_per_second):
         raise RecordError(f"{announcement.worker} announces a number that is none")
     if not _is_websocket_url(announcement.url):

@@ -108,6 +108,12 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     """The multiaddr of its DHT node, so that whoever hears of the worker knows another member."""
     pace: Pace = UNMEASURED
     """How fast it computes."""
+    fits: BlockIndex = 0
+    """How many blocks it has room for; 0 when it hosts what it was told to."""
+    next_span: Span | None = None
+    """The blocks it is about to host. With `leaving` it drains or loads and serves nobody new."""
+    intends: bool = False
+    """Whether `next_span` is a mere intention, which those whose ids come before need not heed."""
 
     @property
     def expires_at(self) -> float:

@@ -68,6 +68,8 @@ def test_deep_nesting_in_an_unknown_field_is_refused():
         {"tokens_per_second": math.inf},
         {"sequence": -1},
         {"span": Span(16, 25)},
+        {"next_span": Span(16, 25)},
+        {"fits": -1},
         {"url": "http://127.0.0.1:9000"},
         {"url": "ws://"},
         {"url": "ws://[::1"},
