@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, Command] = {
     "keys": Command("make, list and revoke the API keys of a gateway", "gateway"),
     "bootstrap": Command("a node that newcomers find the others through"),
     "status": Command("a live table of a swarm: who hosts what, how busy, until when"),
+    "plan": Command("which blocks a newcomer would host in a swarm, and why"),
     "doctor": Command("what is wrong with this machine's set-up, and the remedy"),
     "identity": Command("make a private key ahead of its process, and print its peer id"),
     "models": Command("list the families of models a worker can host", "worker"),

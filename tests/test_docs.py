@@ -17,6 +17,7 @@ from shared.brigade import COMMANDS
 from shared.commands import Setting, settings_of
 from shared.doctor_settings import WorkerDoctor
 from shared.identity_command import IdentitySettings
+from shared.plan import PlanSettings
 from shared.status import StatusSettings
 from shared.up import UpSettings
 from worker.families import State
@@ -34,6 +35,7 @@ CLASSES: dict[str, type[BaseSettings]] = {
     "up": UpSettings,
     "models": ModelsSettings,
     "status": StatusSettings,
+    "plan": PlanSettings,
     "doctor": WorkerDoctor,
     "identity": IdentitySettings,
 }
