@@ -227,14 +227,14 @@ async def swarm(settings: DoctorSettings) -> list[Finding]:
     found: list[Finding] = []
     for topic in topics:
         try:
-            sightings = await probes.look(settings.join, topic)
+            sightings, at = await probes.look(settings.join, topic)
         except ConfigError:
             break  # said of --join already
         urls = sorted({worker.url for worker, _ in sightings})[: probes.MAX_DIALLED]
         answers = await asyncio.gather(*map(probes.answers, urls))
         dead = [url for url, answer in zip(urls, answers, strict=True) if not answer]
         found.append(findings.of_workers(len(urls) - len(dead), dead))
-        skew = findings.skew_of(sightings, probes.now())
+        skew = findings.skew_of(sightings, at)
         if skew is not None and not any(one.check == "clock" for one in found):
             found.append(findings.of_skew(skew, "the swarm's workers"))
     if any(one.check == "clock" for one in found):

@@ -23,8 +23,9 @@ STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 EPILOG = """\
 usage: brigade doctor [worker | gateway | bootstrap] [options], a worker if it does not say
 
-Give it the options that you give to the command, or the same environment or .env file.
-It changes nothing. The exit status is 1 when there is a problem; warnings leave it at 0.
+Its options are those of the command that matter here, under the same names, and it reads the
+command's own variables and .env file. It changes nothing. The exit status is 1 when there is a
+problem; warnings leave it at 0.
 
 examples:
   brigade doctor --join /ip4/192.0.2.7/tcp/4001/p2p/12D3Koo... --model OWNER/NAME --port 7000

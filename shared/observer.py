@@ -25,7 +25,7 @@ class ObserverSettings(BaseSettings):
     model: str = Field("", description="model directory or OWNER/NAME[@REVISION]; empty = bundled")
     model_name: str = Field("", description="name it is served under; empty = the directory's name")
     wait_seconds: float = Field(
-        8.0, gt=0, le=600, description="how long to look for workers before saying there are none"
+        20.0, gt=0, le=600, description="how long to look for workers before saying there are none"
     )
 
 

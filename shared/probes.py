@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
@@ -110,11 +111,6 @@ def ntp_skew(server: tuple[str, int] = NTP_SERVER) -> float | None:
     return (sent + heard) / 2 - (seconds - NTP_EPOCH_SECONDS + fraction / 2**32)
 
 
-def now() -> float:
-    """Our clock."""
-    return time.time()
-
-
 def room_in(folder: Path) -> tuple[int, bool]:
     """Bytes free where a folder is or will be, and whether it can be written to."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
@@ -137,20 +133,28 @@ async def known_at(address: str) -> int:
         await directory.stop()
 
 
-async def look(join: Sequence[str], topic: str) -> list[tuple[Announcement, float]]:
-    """The announcements under a topic, each with the seconds it is still believed."""
+class Seen(NamedTuple):
+    """Announcements, each with the seconds it is still believed, and our clock at that moment."""
+
+    sightings: list[tuple[Announcement, float]]
+    at: float
+
+
+async def look(join: Sequence[str], topic: str) -> Seen:
+    """What is announced under a topic."""
     directory = KademliaDirectory(Identity.create(), join=join, server=False)
     await directory.start()
     try:
         for _ in range(NUM_LOOKS):
             with suppress(PeerUnreachable):
                 if sightings := await directory.lookup(topic):
+                    at = time.time()
                     opened = [one for one in map(_opened, sightings) if one]
-                    return [one for one in opened if one[0].topic == topic]
+                    return Seen([one for one in opened if one[0].topic == topic], at)
             await asyncio.sleep(LOOK_SECONDS)
     finally:
         await directory.stop()
-    return []
+    return Seen([], time.time())
 
 
 def _opened(sighting: Sighting) -> tuple[Announcement, float] | None:
