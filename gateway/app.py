@@ -7,6 +7,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from gateway.api.chat import chat_routes
+from gateway.api.completions import completion_routes
 from gateway.api.door import METRICS_PATH, OPEN_PATHS, Door
 from gateway.api.errors import add_error_handlers
 from gateway.api.messages.routes import message_routes
@@ -55,6 +56,7 @@ def build_app(services: Services) -> FastAPI:
     add_error_handlers(app)
     for routes in (
         chat_routes,
+        completion_routes,
         response_routes,
         message_routes,
         model_routes,

@@ -7,6 +7,7 @@ from typing import Any
 
 from gateway.generator import Generator
 from gateway.keys import Caller
+from gateway.plain_text import PlainText
 from gateway.text import ChatText
 from shared.errors import ConfigError, RequestError
 from shared.swarm import ModelSpec
@@ -26,6 +27,11 @@ class ServedModel:
     snapshot: Callable[[], dict[str, Any]]
     is_ready: Callable[[], bool | str]
     created: int
+
+    @property
+    def plain(self) -> PlainText:
+        """Its text as it is, without a chat template."""
+        return PlainText(self.text.backend)
 
     @property
     def fingerprint(self) -> str:

@@ -155,6 +155,11 @@ class ChatText:
             raise RequestError("The messages make an empty prompt.", param="messages")
         return token_ids
 
+    @property
+    def backend(self) -> Tokenizer:
+        """The tokenizer itself."""
+        return self._backend
+
     def decoder(self) -> Decoder:
         """A new decoder, for one answer."""
         return Decoder(self._backend)

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from gateway.api.checks import checked_form, too_long
 from gateway.api.logprobs import check_prompt_logprobs
 from gateway.api.resume import Wish, keep, recall
 from gateway.api.sampling import check_ids, sampling_of, stop_ids_of
@@ -18,10 +19,9 @@ from gateway.resume import Kept
 from gateway.resume_record import EventId, Head, Seen, digest_of
 from gateway.served import ServedModel
 from gateway.services import Services
-from shared.errors import GrammarError, ModelError, RequestError
 from shared.swarm import ModelSpec
 from shared.wire.codec import pack_ids
-from shared.wire.messages import Grammar, Sampling
+from shared.wire.messages import Sampling
 
 ALPHANUMERIC: Final = string.ascii_letters + string.digits
 
@@ -76,17 +76,11 @@ async def count_prompt(services: Services, caller: Caller, body: dict[str, Any])
 def prompt_budget(spec: ModelSpec, num_prompt_tokens: int, asked: int | None) -> int:
     """How many tokens may follow the prompt.
 
-    Raises RequestError when none fits. LiteLLM and agents know the sentence by its beginning.
+    Raises RequestError when none fits.
     """
     room = spec.max_positions - num_prompt_tokens
     if room < 1:
-        raise RequestError(
-            f"This model's maximum context length is {spec.max_positions} tokens. However, your "
-            f"messages resulted in {num_prompt_tokens} tokens. Please reduce the length of the "
-            "messages.",
-            param="messages",
-            reason="context_length_exceeded",
-        )
+        raise too_long(spec, num_prompt_tokens, "messages")
     return min(asked or room, room)
 
 
@@ -145,7 +139,12 @@ async def _begin(services: Services, caller: Caller, body: dict[str, Any]) -> Ca
     prompt = await _rendered(model, parsed)
     max_tokens = prompt_budget(model.spec, len(prompt), parsed.request.budget)
     check_prompt_logprobs(parsed.request.prompt_logprobs, len(prompt))
-    grammar = await _checked(model, parsed)
+    grammar = await checked_form(
+        model,
+        parsed.form,
+        names_tokens=parsed.request.names_tokens,
+        asked="logprobs" if parsed.request.logprobs else "prompt_logprobs",
+    )
     stop_ids = stop_ids_of(parsed.request, model.text.stop_ids)
     seed = secrets.randbits(63) if parsed.request.seed is None else parsed.request.seed
     return Call(
@@ -171,21 +170,3 @@ async def _begin(services: Services, caller: Caller, body: dict[str, Any]) -> Ca
 async def _rendered(model: ServedModel, parsed: Parsed) -> tuple[int, ...]:
     messages = [message.for_template() for message in parsed.request.messages]
     return await asyncio.to_thread(model.text.render, messages)
-
-
-async def _checked(model: ServedModel, parsed: Parsed) -> Grammar | None:
-    """The grammar of the answer. Raises RequestError when it, or logprobs, cannot be had."""
-    asked = "logprobs" if parsed.request.logprobs else "prompt_logprobs"
-    param = parsed.form.param if parsed.form else asked
-    try:
-        if parsed.request.names_tokens:
-            await model.text.vocabulary.load()
-        if parsed.form:
-            return await model.text.vocabulary.checked(parsed.form.grammar)
-    except GrammarError as error:
-        sentence = f"Invalid value for '{param}': {error}"
-        raise RequestError(sentence, param=param, reason="invalid_value") from error
-    except ModelError as error:
-        sentence = f"'{param}' cannot be used with this model: it has {error}"
-        raise RequestError(sentence, param=param, reason="unsupported_parameter") from error
-    return None

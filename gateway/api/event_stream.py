@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Receive, Scope, Send
 
-from gateway.api.conversation import Conversation
 from shared.errors import GenerationFailed
 
 SEND_TIMEOUT_SECONDS: Final = 60.0
@@ -30,20 +29,32 @@ class _Bare(ServerSentEvent):
 BARE_KEEP_ALIVE: Final = _Bare(comment="keep-alive", sep="\n")
 
 
+class Running(Protocol):
+    """Whatever makes what a stream tells."""
+
+    def interrupt(self, failure: GenerationFailed) -> None:
+        """End it as if it had failed."""
+        ...
+
+    async def close(self) -> None:
+        """End it, and wait until all it held is freed."""
+        ...
+
+
 class EventStream(EventSourceResponse):
-    """Sends frames with keep-alives between; closes the conversation however it ends."""
+    """Sends frames with keep-alives between; closes what makes them however it ends."""
 
     def __init__(
         self,
         frames: AsyncGenerator[bytes, None],
-        conversation: Conversation,
+        running: Running,
         *,
         headers: dict[str, str],
         keep_alive_seconds: float,
         has_ids: bool = False,
         grace_seconds: float,
     ) -> None:
-        self._conversation = conversation
+        self._running = running
         self._grace_seconds = grace_seconds
         self._is_stopping = anyio.Event()
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
@@ -64,11 +75,9 @@ class EventStream(EventSourceResponse):
             await super().__call__(scope, receive, send)
         finally:
             farewell.cancel()
-            await self._conversation.close()
+            await self._running.close()
 
     async def _say_farewell(self) -> None:
         await self._is_stopping.wait()
         await asyncio.sleep(self._grace_seconds)
-        self._conversation.interrupt(
-            GenerationFailed("server_shutdown", "The server is shutting down.")
-        )
+        self._running.interrupt(GenerationFailed("server_shutdown", "The server is shutting down."))

@@ -27,14 +27,16 @@ def logprobs_object(tokens: Iterable[Token], vocabulary: Vocabulary) -> dict[str
     return {"content": entries, "refusal": None}
 
 
-def check_prompt_logprobs(asked: int | None, num_prompt_tokens: int) -> None:
+def check_prompt_logprobs(
+    asked: int | None, num_prompt_tokens: int, *, param: str = "prompt_logprobs"
+) -> None:
     """Raises RequestError when they would be too many."""
     most = MAX_PROMPT_LOGPROBS // (1 + (asked or 0))
     if asked is not None and num_prompt_tokens > most:
         raise RequestError(
-            f"'prompt_logprobs' of {asked} can be had of at most {most} prompt tokens, and yours "
+            f"'{param}' of {asked} can be had of at most {most} prompt tokens, and yours "
             f"are {num_prompt_tokens}.",
-            param="prompt_logprobs",
+            param=param,
             reason="invalid_value",
         )
 

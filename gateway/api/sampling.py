@@ -1,5 +1,6 @@
 """From a request's parameters to what the last hop is told. Pure."""
 
+import hashlib
 from collections.abc import Set
 
 from gateway.api.asked import Asked
@@ -27,6 +28,14 @@ def stop_ids_of(request: Asked, model_stop_ids: frozenset[int]) -> frozenset[int
     return frozenset(request.stop_token_ids) | (
         frozenset[int]() if request.ignore_eos else model_stop_ids
     )
+
+
+def choice_seed(seed: int, index: int) -> int:
+    """The seed of the choice of that number: the first has the request's own."""
+    if not index:
+        return seed
+    digest = hashlib.blake2b(f"{seed} {index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
 
 
 def sampling_of(

@@ -1,0 +1,143 @@
+"""POST /v1/completions: texts that go on where prompts end, whole or streamed."""
+
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from gateway.api import sse
+from gateway.api.body import read_object, unless_gone
+from gateway.api.completing import Completing, accept_completion
+from gateway.api.completion import Completion, Piece
+from gateway.api.completion_request import CompletionRequest, parse_completion
+from gateway.api.door import caller_of
+from gateway.api.errors import report, request_id_of
+from gateway.api.event_stream import EventStream
+from gateway.api.legacy_logprobs import legacy_logprobs
+from gateway.api.openapi import body_schema
+from gateway.services import Services
+from shared.errors import RequestError
+
+PATHS: Final = ("/v1/completions", "/completions")
+NOT_KEPT: Final = ("x-resumable", "last-event-id")
+IN_VAIN: Final = "idempotency-key"
+
+
+def completion_routes(services: Services) -> APIRouter:
+    """The route and its alias."""
+    router = APIRouter(tags=["completions"])
+
+    async def create(request: Request) -> Response:
+        _check_headers(request)
+        parsed = parse_completion(await read_object(request, services.max_body_bytes))
+        asked = await accept_completion(services, caller_of(request), parsed)
+        writer = Writer(asked, _headers(request, asked))
+        completion = Completion(services, asked)
+        if asked.request.stream:
+            return await _streamed(services, request, completion, writer)
+        async with completion:
+            return await unless_gone(request, writer.whole(completion))
+
+    for path in PATHS:
+        router.add_api_route(
+            path,
+            create,
+            methods=["POST"],
+            response_model=None,
+            openapi_extra=body_schema(CompletionRequest),
+        )
+    return router
+
+
+class Writer:
+    """What a completion says, as OpenAI writes it."""
+
+    def __init__(self, asked: Completing, headers: dict[str, str]) -> None:
+        self.headers = headers
+        self._asked = asked
+        self._head = {
+            "id": "cmpl-" + secrets.token_hex(16),
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": asked.request.model,
+            "system_fingerprint": asked.model.fingerprint,
+        }
+
+    async def whole(self, completion: Completion) -> Response:
+        """The answer, once all of it is there."""
+        said: dict[int, list[Piece]] = {}
+        async with aclosing(completion.pieces()) as pieces:
+            async for number, piece in pieces:
+                said.setdefault(number, []).append(piece)
+        choices = [
+            self._choice(index, said[number]) for index, number in enumerate(completion.best())
+        ]
+        body = self._head | {"choices": choices, "usage": completion.usage}
+        return JSONResponse(body, headers=self.headers)
+
+    async def frames(self, completion: Completion, request_id: str) -> AsyncGenerator[bytes, None]:
+        """The same as it comes; a choice's last frame tells why it ended."""
+        try:
+            async with aclosing(completion.pieces()) as pieces:
+                async for number, piece in pieces:
+                    yield self._frame(self._choice(number, [piece]))
+        except Exception as error:  # the 200 is out: the client must hear of it inside the stream
+            yield sse.failure(report(error, request_id).body)
+            return
+        if self._asked.request.wants_usage:
+            yield _data(self._head | {"choices": [], "usage": completion.usage})
+        yield sse.DONE
+
+    def _choice(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+        text = "".join(piece.text for piece in pieces)
+        logprobs = None
+        if self._asked.request.logprobs is not None and (text or len(pieces) > 1):
+            scored = (one for piece in pieces for one in piece.scored)
+            logprobs = legacy_logprobs(scored, self._asked.model.text.vocabulary)
+        reason = pieces[-1].finish_reason
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+    def _frame(self, choice: dict[str, Any]) -> bytes:
+        usage = {"usage": None} if self._asked.request.wants_usage else {}
+        return _data(self._head | {"choices": [choice]} | usage)
+
+
+def _data(body: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(body, separators=(',', ':'))}\n\n".encode()
+
+
+async def _streamed(
+    services: Services, request: Request, completion: Completion, writer: Writer
+) -> Response:
+    """Hold the 200 until there is a token, so that failures before it keep their status."""
+    try:
+        await unless_gone(request, completion.begin(services.hold_seconds))
+    except BaseException:
+        await completion.close()
+        raise
+    return EventStream(
+        writer.frames(completion, request_id_of(request)),
+        completion,
+        headers=writer.headers,
+        keep_alive_seconds=services.keep_alive_seconds,
+        grace_seconds=services.shutdown_grace_seconds,
+    )
+
+
+def _check_headers(request: Request) -> None:
+    for name in NOT_KEPT:
+        if request.headers.get(name, "").strip().lower() not in ("", "0", "false"):
+            sentence = f"'{name}' is not supported for completions; chat completions have it."
+            raise RequestError(sentence, param=name, reason="unsupported_parameter")
+
+
+def _headers(request: Request, asked: Completing) -> dict[str, str]:
+    ignored = [*asked.ignored, *([IN_VAIN] if IN_VAIN in request.headers else [])]
+    headers = {"x-model-revision": asked.model.spec.revision}
+    return headers | ({"x-ignored-params": ", ".join(ignored)} if ignored else {})
