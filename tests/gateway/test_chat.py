@@ -503,9 +503,9 @@ async def test_ready_says_what_is_missing_while_health_is_always_well():
         assert (await client.get("/openapi.json")).status_code == 200
 
 
-def test_the_api_describes_the_body_of_a_chat_completion():
-    from gateway.api.chat import _body_schema
-
-    schema = _body_schema()["requestBody"]["content"]["application/json"]["schema"]
+async def test_the_api_describes_the_body_of_a_chat_completion():
+    async with in_memory(says()) as client:
+        described = (await client.get("/openapi.json")).json()["paths"][URL]["post"]
+    schema = described["requestBody"]["content"]["application/json"]["schema"]
     assert {"model", "messages", "temperature"} <= set(schema["properties"])
     assert "$ref" not in str(schema)
