@@ -1,7 +1,7 @@
 # make demo, make test, make check, make bench: all in a virtual environment of their own, .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos simulate placement check format docs bench constraints clean
+.PHONY: help install demo test clients chaos simulate placement check format docs bench constraints clean
 
 ARGS ?=
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -31,6 +31,10 @@ demo: $(installed) ## a swarm here: asks one question, then serves until Ctrl-C 
 
 test: $(installed) ## run all tests (ARGS="-k name" for some of them)
 	$(bin)/python -m pytest $(ARGS)
+
+clients: $(installed) ## other makers' clients, brought here, against a real swarm
+	tests/clients/bring .clients $(bin)/python
+	$(bin)/python -m pytest -m clients $(ARGS)
 
 chaos: $(installed) ## streams while everything goes wrong (ARGS="--minutes 30", "--faults 99 --seed 1")
 	$(bin)/python -m tests.swarm.chaos $(ARGS)

@@ -35,7 +35,8 @@ def events_of(response: httpx.Response) -> list[dict[str, Any]]:
 
 def error_of(response: httpx.Response) -> dict[str, Any]:
     body = response.json()
-    assert (body["type"], body["request_id"]) == ("error", response.headers["x-request-id"])
+    assert (body["type"], body["request_id"]) == ("error", response.headers["request-id"])
+    assert response.headers["request-id"] == response.headers["x-request-id"]
     return body["error"]
 
 

@@ -26,20 +26,22 @@ from gateway.services import Services
 
 
 class AnthropicRoute(APIRoute):
-    """Answers errors in Anthropic's envelope."""
+    """Answers errors in Anthropic's envelope, and names requests where its SDKs look for it."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler, with every error translated."""
         handle = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
+            request_id = request_id_of(request)
             try:
-                return await handle(request)
+                response = await handle(request)
             except ClientDisconnect:
                 raise
             except Exception as error:
-                request_id = request_id_of(request)
-                return as_anthropic(report(error, request_id), request_id).response()
+                response = as_anthropic(report(error, request_id), request_id).response()
+            response.headers["request-id"] = request_id
+            return response
 
         return answer
 
