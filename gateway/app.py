@@ -16,6 +16,7 @@ from gateway.api.middleware import CountRequests, LastResort, OneForm, RequestId
 from gateway.api.models import model_routes
 from gateway.api.responses.routes import response_routes
 from gateway.api.status import status_routes
+from gateway.api.tokenize import tokenize_routes
 from gateway.services import Services
 
 EXPOSED_HEADERS: Final = (
@@ -60,6 +61,7 @@ def build_app(services: Services) -> FastAPI:
         response_routes,
         message_routes,
         model_routes,
+        tokenize_routes,
         status_routes,
         metrics_routes,
     ):

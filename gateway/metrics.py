@@ -10,9 +10,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from gateway.admission import Admission
 from gateway.checkpoints import Checkpoints
 from gateway.generator import Token
+from gateway.vllm_names import VllmNames
 
 FIRST_TOKEN_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)
 TOKEN_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+ANSWER_SECONDS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000)
 
 
 class GatewayMetrics:
@@ -20,6 +24,7 @@ class GatewayMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.registry.register(VllmNames(self.registry))
         self.tokens = self._counter("tokens", "Tokens made.")
         self.cached_tokens = self._counter(
             "cached_tokens", "Prompt tokens that workers had kept from an earlier session."
@@ -62,6 +67,16 @@ class GatewayMetrics:
             "brigade_gateway_queue_seconds",
             "Time that a generation waited for its turn.",
             buckets=FIRST_TOKEN_SECONDS,
+            registry=self.registry,
+        )
+        self.prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts that were read.")
+        self.cancelled = self._counter(
+            "requests_cancelled", "Requests whose client was gone before the end of their answer."
+        )
+        self.answer_seconds = Histogram(
+            "brigade_gateway_answer_seconds",
+            "Time from a valid request to its last token, the wait for a place included.",
+            buckets=ANSWER_SECONDS,
             registry=self.registry,
         )
         self.requests = Counter(
@@ -115,6 +130,7 @@ class GatewayMetrics:
 
     def read_for(self, key: str, num_tokens: int) -> None:
         """Tokens of a prompt, for a key of that name."""
+        self.prompt_tokens.inc(num_tokens)
         self.key_tokens.labels(key, "prompt").inc(num_tokens)
 
     def made_for(self, key: str, num_tokens: int) -> None:
@@ -129,12 +145,17 @@ class GatewayMetrics:
     ) -> AsyncGenerator[Token, None]:
         """The same tokens. Only the waits for them count, not what is done between."""
         histogram, since = self.first_token_seconds, began
-        async with aclosing(tokens) as source:
-            async for token in source:
-                histogram.observe(clock() - since)
-                histogram = self.token_seconds
-                yield token
-                since = clock()
+        try:
+            async with aclosing(tokens) as source:
+                async for token in source:
+                    histogram.observe(clock() - since)
+                    histogram = self.token_seconds
+                    since = clock()
+                    yield token
+                    since = clock()
+        finally:
+            if histogram is self.token_seconds:
+                self.answer_seconds.observe(since - began)
 
     def _counter(self, name: str, help_text: str) -> Counter:
         return Counter(f"brigade_gateway_{name}", help_text, registry=self.registry)

@@ -68,9 +68,14 @@ async def accept(services: Services, caller: Caller, wish: Wish, body: dict[str,
 
 async def count_prompt(services: Services, caller: Caller, body: dict[str, Any]) -> int:
     """How many tokens a body's messages make, be they too many. Raises RequestError."""
+    return len(await prompt_of(services, caller, body))
+
+
+async def prompt_of(services: Services, caller: Caller, body: dict[str, Any]) -> tuple[int, ...]:
+    """The tokens that a body's messages make, be they too many. Raises RequestError."""
     parsed = parse_chat(body)
     model = services.models.find_for(caller, parsed.request.model)
-    return len(await _rendered(model, parsed))
+    return await _rendered(model, parsed)
 
 
 def prompt_budget(spec: ModelSpec, num_prompt_tokens: int, asked: int | None) -> int:

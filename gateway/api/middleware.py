@@ -75,23 +75,31 @@ class CountRequests:
         self._app = app
         self._requests = metrics.requests
         self._key_requests = metrics.key_requests
+        self._cancelled = metrics.cancelled
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        status = 0
+        status, is_gone, is_complete = 0, False, False
 
         async def send_noted(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_complete
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
+            is_complete = message["type"] == "http.response.body" and not message.get("more_body")
+
+        async def receive_noted() -> Message:
+            nonlocal is_gone
+            message = await receive()
+            is_gone = is_gone or (message["type"] == "http.disconnect" and not is_complete)
+            return message
 
         try:
-            await self._app(scope, receive, send_noted)
-        except ClientDisconnect:
-            status = status or CLIENT_GONE
+            await self._app(scope, receive_noted, send_noted)
+        except (ClientDisconnect, SendTimeoutError):
+            status, is_gone = status or CLIENT_GONE, True
             raise
         except BrigadeError as error:
             status = status or rule_of(error).status
@@ -100,6 +108,8 @@ class CountRequests:
             # never the path itself: whoever asks could make as many of those as they like
             route = getattr(scope.get("route"), "path", "none")
             self._requests.labels(route, status or 500).inc()
+            if is_gone:
+                self._cancelled.inc()
             caller = scope.get("state", {}).get("caller")
             if isinstance(caller, Caller) and caller.key is not None:
                 self._key_requests.labels(caller.name, status or 500).inc()

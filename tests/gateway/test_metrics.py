@@ -152,3 +152,38 @@ async def test_answers_of_the_application_are_timed():
     assert response.status_code == 200
     assert value(metrics.registry, "time_to_first_token_seconds_count") == 1
     assert value(metrics.registry, "time_per_output_token_seconds_count") == 2
+
+
+async def test_what_means_the_same_is_told_under_vllm_s_names_too():
+    metrics = GatewayMetrics()
+    metrics.watch_parts(Checkpoints(1), Admission(max_streams=1, max_waiting=0), lambda: 0)
+    async with in_memory(FakeGenerator(tokens_of(f"hi{END}")), metrics=metrics) as client:
+        await client.post("/v1/chat/completions", json=HELLO)
+        lines = (await client.get("/metrics")).text.splitlines()
+    told = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    for ours, theirs in {
+        "requests_running": "num_requests_running",
+        "requests_waiting": "num_requests_waiting",
+        "prompt_tokens_total": "prompt_tokens_total",
+        "time_to_first_token_seconds_count": "time_to_first_token_seconds_count",
+        "time_per_output_token_seconds_sum": "inter_token_latency_seconds_sum",
+        "answer_seconds_count": "e2e_request_latency_seconds_count",
+        "queue_seconds_count": "request_queue_time_seconds_count",
+    }.items():
+        assert told[f"vllm:{theirs}"] == told[f"brigade_gateway_{ours}"]
+    assert float(told["vllm:prompt_tokens_total"]) > 0
+    assert told["vllm:e2e_request_latency_seconds_count"] == "1.0"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_answers_that_nobody_waited_for_are_counted(stream: bool):
+    generator = FakeGenerator(tokens_of("hi"), pauses={1: asyncio.Event()})
+    services = services_around(generator)
+    async with served(services) as (url, _), httpx.AsyncClient() as client:
+        body = HELLO | {"stream": stream}
+        asking = asyncio.create_task(client.post(f"{url}/v1/chat/completions", json=body))
+        await generator.started.wait()
+        asking.cancel()
+        await until(lambda: value(services.metrics.registry, "requests_cancelled_total") == 1)
+        await client.get(f"{url}/health")
+    assert value(services.metrics.registry, "requests_cancelled_total") == 1
