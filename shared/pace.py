@@ -30,6 +30,8 @@ class Pace(msgspec.Struct, frozen=True, array_like=True):
 
     def decode_seconds(self, num_sessions: float) -> float:
         """Seconds of a block for one decode step of so many sessions, at least one."""
+        if num_sessions <= 1:
+            return self.decode[0]
         parts = zip(shares(num_sessions), self.decode, strict=True)
         return max(self.decode[0], sum(share * seconds for share, seconds in parts))
 

@@ -221,7 +221,7 @@ class Node:
 
     async def _tick(self) -> None:
         self._server.expire_sessions()
-        self._server.tell_gateways()
+        self._server.tell_gateways(with_neighbours=True)
 
     async def _announce(self, directory: Directory) -> None:
         announcement = self._announcement()

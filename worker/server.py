@@ -21,12 +21,14 @@ from shared.swarm import PeerId, SessionId, Span
 from shared.wire.codec import Frame, encode
 from shared.wire.link import Link, LinkPool
 from shared.wire.messages import (
+    MAX_NEIGHBOURS,
     Checkpoint,
     Close,
     Filled,
     Hello,
     Introduce,
     Message,
+    Neighbour,
     Proof,
     Refused,
     Sampling,
@@ -118,6 +120,9 @@ class WorkerServer:
             slowest_seconds=self._engine.slowest_seconds,
             queued_tokens=self._engine.queued_tokens,
             busy=self._engine.busy,
+            bytes_per_second=max(
+                (link.quality.bytes_per_second for link in self.pool.open_links()), default=0.0
+            ),
         )
 
     @property
@@ -125,10 +130,24 @@ class WorkerServer:
         """Whether a gateway that is still linked has sessions here."""
         return bool(self._gateways) and len(self.sessions) > 0
 
-    def tell_gateways(self) -> None:
-        """Send every linked gateway our status."""
+    def tell_gateways(self, *, with_neighbours: bool = False) -> None:
+        """Send every linked gateway our status, and how far our neighbours are if it has to know.
+
+        Those go along only now and then, as they are many and change little.
+        """
+        status = self.status
+        if with_neighbours:
+            status = msgspec.structs.replace(status, neighbours=self._delays())
         for gateway in self._gateways:
-            self._answer(gateway, self.status)
+            self._answer(gateway, status)
+
+    def _delays(self) -> tuple[Neighbour, ...]:
+        known = [
+            Neighbour(link.peer, delay)
+            for link in self.pool.open_links()
+            if link.peer not in self._gateways and (delay := link.quality.delay_seconds) is not None
+        ]
+        return tuple(known[-MAX_NEIGHBOURS:])
 
     def expire_sessions(self) -> None:
         """Free what nobody has stepped for a lease."""

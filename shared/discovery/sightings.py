@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from shared.discovery.directory import Sighting
 from shared.errors import RecordError
+from shared.pace import UNMEASURED
 from shared.records import MAX_CLOCK_SKEW_SECONDS, validate
 from shared.swarm import Announcement, PeerId, SwarmView
 
@@ -124,4 +125,4 @@ class Sightings:
 
 def _facts(announcement: Announcement) -> Announcement:
     """An announcement without what differs each time it is made."""
-    return replace(announcement, sequence=0, issued_at=0.0)
+    return replace(announcement, sequence=0, issued_at=0.0, tokens_per_second=0.0, pace=UNMEASURED)

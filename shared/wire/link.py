@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import chain, repeat
 from typing import Any, Protocol
 
 import structlog
@@ -30,6 +31,7 @@ from shared.wire.codec import MAX_FRAME_BYTES, Frame, decode, encode
 from shared.wire.handshake import Handshake, Side
 from shared.wire.intake import MAX_UNREAD_BYTES, Intake
 from shared.wire.messages import Message
+from shared.wire.quality import LARGE_BYTES, Quality
 
 log = structlog.get_logger()
 
@@ -37,6 +39,8 @@ DIAL_SECONDS = 5.0
 HANDSHAKE_SECONDS = 5.0
 PING_INTERVAL_SECONDS = 4.0
 PING_TIMEOUT_SECONDS = 8.0
+FIRST_PINGS = (0.1, 0.5, 1.0)
+"""Pauses after the first pings of a link, in seconds, so that its delay is known soon."""
 CLOSE_SECONDS = 2.0
 STALL_SECONDS = PING_INTERVAL_SECONDS + PING_TIMEOUT_SECONDS
 """How long a peer's machine may acknowledge nothing of what we sent, nor make room for more."""
@@ -92,6 +96,8 @@ class Link:
         self._unsent_bytes = 0
         self._wake = asyncio.Event()
         self._is_hopeless = asyncio.Event()
+        self._is_probed = False
+        self.quality = Quality()
 
     def post(self, message: Message, payload: bytes | memoryview = b"") -> None:
         """Queue a frame. Raises PeerUnreachable when the link is closed or hopelessly behind."""
@@ -125,6 +131,7 @@ class Link:
             asyncio.create_task(self._write()),
             asyncio.create_task(self._read(on_frame)),
             asyncio.create_task(self._is_hopeless.wait()),
+            asyncio.create_task(self._measure()),
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -172,8 +179,29 @@ class Link:
                 self._wake.clear()
                 while self._unsent:
                     frame = self._unsent.popleft()
+                    started = time.perf_counter()
                     await self._socket.send(frame)
                     self._count_unsent(-len(frame))
+                    if len(frame) >= LARGE_BYTES and not self._is_probed:
+                        await self._probe(started, len(frame))
+
+    async def _measure(self) -> None:
+        """Learn the delay at once, then watch it."""
+        with contextlib.suppress(ConnectionClosed):
+            for pause in chain(FIRST_PINGS, repeat(PING_INTERVAL_SECONDS)):
+                await self._probe(time.perf_counter())
+                await asyncio.sleep(pause)
+
+    async def _probe(self, started: float, num_bytes: int = 0) -> None:
+        """Ping behind a frame whose sending began at `started`; nobody waits for the answer."""
+        self._is_probed = True
+        answer = asyncio.ensure_future(await self._socket.ping())
+        answer.add_done_callback(lambda done: self._answered(done, started, num_bytes))
+
+    def _answered(self, answer: asyncio.Future[float], started: float, num_bytes: int) -> None:
+        self._is_probed = False
+        if not answer.cancelled() and answer.exception() is None:
+            self.quality.answered(time.perf_counter() - started, num_bytes)
 
     def _count_unsent(self, num_bytes: int) -> None:
         self._unsent_bytes += num_bytes

@@ -26,6 +26,8 @@ LEAST_LOGPROB = -9999.0
 PREFIX_PAGE_TOKENS = 64
 """Tokens that one page key stands for."""
 PAGE_KEY_BYTES = 16
+MAX_NEIGHBOURS = 64
+"""Ways to other workers that a worker tells of."""
 MAX_GATHERED_TOKENS = 16
 """Decode steps whose outputs may go to the gateway in one copy."""
 
@@ -276,6 +278,13 @@ class Introduce(Message, frozen=True, tag="introduce"):
     ]
 
 
+class Neighbour(msgspec.Struct, frozen=True, array_like=True):
+    """Another worker, and how long the way to it takes, one way."""
+
+    worker: Peer
+    delay_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)]
+
+
 class Status(Message, frozen=True, tag="status"):
     """What a worker says of its load; sent on change and every few seconds."""
 
@@ -291,6 +300,10 @@ class Status(Message, frozen=True, tag="status"):
     """Tokens of the steps that wait."""
     busy: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     """The share of its time of late that it spent computing."""
+    bytes_per_second: Annotated[float, msgspec.Meta(ge=0, le=1e15)] = 0.0
+    """What its uplink has carried; 0 before anything large went over it."""
+    neighbours: Annotated[tuple[Neighbour, ...], msgspec.Meta(max_length=MAX_NEIGHBOURS)] = ()
+    """What it knows of its ways to other workers; told now and then only."""
 
 
 class Close(Message, frozen=True, tag="close"):

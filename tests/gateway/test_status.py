@@ -45,6 +45,8 @@ def test_a_worker_is_shown_with_its_span_lease_link_and_load():
         "slowest_seconds": 0.0,
         "busy": 0.0,
         "queued_tokens": 0,
+        "bytes_per_second": 0.0,
+        "neighbours": (),
     }
     assert worker.pop("status") == load | quiet
     assert worker == {
