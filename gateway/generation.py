@@ -18,7 +18,7 @@ from gateway.links import Links
 from gateway.metrics import GatewayMetrics
 from gateway.patience import Patience
 from gateway.prefixes import KnownPrefixes, page_keys
-from gateway.scout import Scout
+from gateway.scout import Scout, Wish
 from gateway.session import Session
 from shared.errors import GenerationFailed, NoRoute, PeerUnreachable, ProtocolError, RefusalCode
 from shared.swarm import Hop, ModelSpec, PeerId, Route, SessionId
@@ -55,6 +55,7 @@ class Limits:
     recovery_timeout_seconds: float
     wire_dtype: WireDtype = "model"
     has_standbys: bool = False
+    trusted: frozenset[PeerId] | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,13 @@ class Generation:
         self._touched: set[PeerId] = set()
         self._granted: dict[PeerId, bytes] = {}
         self._blame = Blame()
-        self._scout = Scout(means.spec, means.links, self._blame)
+        self._scout = Scout(
+            means.links,
+            self._blame,
+            self._wish,
+            num_blocks=means.spec.num_blocks,
+            trusted=limits.trusted,
+        )
         self._patience = Patience(
             limits.step_timeout_seconds, limits.recovery_timeout_seconds, time.monotonic()
         )
@@ -191,7 +198,8 @@ class Generation:
 
     def _busy_seconds(self) -> float:
         """How long the route's workers may be busy with others' work."""
-        statuses = [self._links.statuses.get(hop.worker) for hop in self._session.route]
+        told = self._links.surveyor.statuses
+        statuses = [told.get(hop.worker) for hop in self._session.route]
         return sum(status.slowest_seconds for status in statuses if status)
 
     def _check_trouble(self) -> None:
@@ -225,7 +233,8 @@ class Generation:
         gap = self._session.gaps[0]
         stand_ins = self._session.stand_ins(gap)
         try:
-            hops = stand_ins or self._scout.find(gap)
+            kept = self._prefixes.kept(self._page_keys)
+            hops = stand_ins or self._scout.find(gap, self._session.route, kept=kept)
         except NoRoute:
             if not self._touched:
                 raise
@@ -245,13 +254,26 @@ class Generation:
 
     def _reuse(self, hops: Route) -> int:
         """Take on hops; how many first tokens they should still have from another session."""
-        self._touched |= {hop.worker for hop in hops}
+        self._touch(hops)
         self._patience.rerouted(time.monotonic())
         reused = self._prefixes.reusable(hops, self._page_keys)
         if not self._session.route:
             self._checkpoints.adopt(self._id, self._page_keys[: reused // PREFIX_PAGE_TOKENS])
         self._reused = max(self._reused, reused)
         return reused
+
+    def _touch(self, hops: Route) -> None:
+        """Hops are about to be sent steps."""
+        self._touched |= {hop.worker for hop in hops}
+        self._links.surveyor.engaged(self._id, self._touched)
+
+    def _wish(self) -> Wish:
+        dtype: PayloadDtype = "int8b64" if self._limits.wire_dtype == "int8" else "bfloat16"
+        return Wish(
+            text_tokens=len(self._session.tokens),
+            more_tokens=self._session.num_left,
+            row_bytes=row_bytes(dtype, self._spec.hidden_size),
+        )
 
     def _seek_shadows(self) -> None:
         """Look for workers to shadow the hops that are about to leave, or all that have none."""
@@ -267,7 +289,9 @@ class Generation:
 
     def _seek(self, hop: Hop) -> None:
         """Off the path of the tokens: a dial may take seconds."""
-        seeking = asyncio.create_task(self._scout.seek_beside(hop, self._session.workers))
+        seeking = asyncio.create_task(
+            self._scout.seek_beside(hop, self._session.route, self._session.workers)
+        )
         seeking.add_done_callback(
             lambda done: done.cancelled() or self._inbox.put(ShadowsFound(hop, done.result()))
         )
@@ -288,7 +312,7 @@ class Generation:
             case ShadowsFound(hop=hop, hops=hops):
                 del self._seekers[hop]
                 if hops:
-                    self._touched |= {newcomer.worker for newcomer in hops}
+                    self._touch(hops)
                     takes_over = hop.worker in self._links.leaving
                     return self._session.shadow(hop, hops, takes_over=takes_over)
             case Accused(worker=worker, refusal=refusal, answers=answers):
@@ -427,6 +451,7 @@ class Generation:
         if gone:
             self._links.release(self._id, gone, self._session.last_epoch)
             self._touched -= gone
+            self._links.surveyor.engaged(self._id, self._touched)
 
     def _perform(self, actions: list[Action]) -> list[Token]:
         """Send what is to be sent; the tokens to emit."""

@@ -9,11 +9,14 @@ from itertools import pairwise
 import structlog
 
 from gateway.inbox import Event, FrameArrived, Inbox, ViewChanged, WorkerLost
+from gateway.surveyor import Surveyor
 from shared.discovery.watcher import Watcher
 from shared.errors import PeerUnreachable, ProtocolError
 from shared.grants import grant
 from shared.identity import Identity
-from shared.swarm import PeerId, Route, SessionId
+from shared.roster import Roster
+from shared.survey import Survey
+from shared.swarm import PeerId, Route, SessionId, SwarmView
 from shared.wire.codec import Frame
 from shared.wire.link import Link, LinkPool
 from shared.wire.messages import (
@@ -57,7 +60,7 @@ class Links:
         self.watcher = watcher
         self.peer = identity.peer
         self._identity = identity
-        self.statuses: dict[PeerId, Status] = {}
+        self.surveyor = Surveyor()
         self._pool = LinkPool(
             identity,
             swarm,
@@ -73,6 +76,7 @@ class Links:
         self.leaving: set[PeerId] = set()
         """The linked workers that have said that they are about to leave."""
         self._untold: dict[PeerId, deque[Close]] = {}
+        self._roster: tuple[SwarmView, int, Roster] | None = None
         watcher.linked = self.linked
 
     def grant(self, session: SessionId, worker: PeerId) -> bytes:
@@ -89,11 +93,28 @@ class Links:
     ) -> None:
         """Free a session here and on the workers that know it; they may keep its first pages."""
         del self._inboxes[session]
+        self.surveyor.engaged(session, ())
         self._close(workers, Close(session, page_keys))
 
     def release(self, session: SessionId, workers: Iterable[PeerId], epoch: int) -> None:
         """Free a session on workers that have had no part in it since `epoch`."""
         self._close(workers, Close(session, epoch=epoch))
+
+    def roster(self, num_blocks: int) -> Roster:
+        """The workers of the view that host blocks of a model of so many."""
+        key = (self.watcher.view, num_blocks)
+        if self._roster is None or self._roster[0] is not key[0] or self._roster[1] != num_blocks:
+            self._roster = (*key, Roster(*key))
+        return self._roster[2]
+
+    def survey(self) -> Survey:
+        """What is known of the workers' loads, and of the ways to them."""
+        delays = {
+            link.peer: delay
+            for link in self._pool.open_links()
+            if (delay := link.quality.delay_seconds) is not None
+        }
+        return self.surveyor.survey(self.watcher.view, delays)
 
     def linked(self) -> Set[PeerId]:
         """The workers an open link leads to."""
@@ -201,7 +222,7 @@ class Links:
 
     def _on_lost(self, worker: PeerId) -> None:
         log.info("worker_link_lost", worker=worker)
-        self.statuses.pop(worker, None)
+        self.surveyor.lost(worker)
         self.leaving.discard(worker)
         self._introduced.pop(worker, None)
         self.watcher.lost(worker)
@@ -218,7 +239,7 @@ class Links:
                 raise ProtocolError(f"a gateway takes no {type(message).__name__}")
 
     def _heard_status(self, worker: PeerId, status: Status) -> None:
-        self.statuses[worker] = status
+        self.surveyor.heard(worker, status)
         if status.leaving and worker not in self.leaving:
             log.info("worker_is_leaving", worker=worker)
             self.leaving.add(worker)

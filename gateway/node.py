@@ -263,6 +263,7 @@ def _limits(settings: GatewaySettings) -> Limits:
         recovery_timeout_seconds=settings.recovery_timeout_seconds,
         wire_dtype=settings.wire,
         has_standbys=settings.standby,
+        trusted=frozenset(settings.trusted_peers) or None,
     )
 
 
@@ -272,7 +273,7 @@ def _snapshot(spec: ModelSpec, links: Links, directory: KademliaDirectory) -> di
         spec,
         watcher.view,
         expires_in=watcher.expires_in,
-        statuses=links.statuses,
+        statuses=links.surveyor.statuses,
         linked=links.linked(),
     )
     return snapshot | {"gateway": links.peer, "known_nodes": directory.known_peers()}

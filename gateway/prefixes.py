@@ -11,10 +11,13 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from shared.routing import Kept
 from shared.swarm import Hop, Route
 from shared.wire.messages import PAGE_KEY_BYTES, PREFIX_PAGE_TOKENS
 
 MAX_KNOWN_PAGES = 1 << 16
+MAX_KEPT = 4
+"""Beginnings of one text, each kept by more hops than the longer ones, that are told of."""
 
 
 def page_keys(salt: bytes, tokens: Sequence[int]) -> tuple[bytes, ...]:
@@ -50,6 +53,17 @@ class KnownPrefixes:
         for key in keys:
             if key in self._holders:
                 self._holders[key] -= {hop}
+
+    def kept(self, keys: Sequence[bytes]) -> list[Kept]:
+        """The hops that should still have the first pages of a text, by how many of them."""
+        found: list[Kept] = []
+        hops: frozenset[Hop] = frozenset()
+        for count in range(len(keys), 0, -1):
+            holders = self._holders.get(keys[count - 1], frozenset()) | hops
+            if holders != hops and len(found) < MAX_KEPT:
+                hops = holders
+                found.append(Kept(hops, count * PREFIX_PAGE_TOKENS))
+        return found
 
     def reusable(self, route: Route, keys: Sequence[bytes]) -> int:
         """How many first tokens of a text all hops of a route should still have."""

@@ -84,6 +84,11 @@ class Session:
         return self._unanswered
 
     @property
+    def num_left(self) -> int:
+        """How many tokens more may be made."""
+        return self._max_length - len(self.tokens)
+
+    @property
     def sent(self) -> int:
         """The end of the inputs that any hop can have run: the text and the guesses after it."""
         return len(self.tokens) + len(self.guesses.pending)

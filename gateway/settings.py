@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode
 
 from gateway.keys import Key, parse_variable
-from shared.commands import Addresses, FilePath, Names, OptionalPath, settings_config
+from shared.commands import Addresses, FilePath, Names, OptionalPath, Peers, settings_config
 from shared.logs import LogFormat, LogLevel
 from shared.wire.messages import WireDtype
 
@@ -86,6 +86,11 @@ class GatewaySettings(BaseSettings):
     )
     standby: bool = Field(
         False, description="feed each span of a stream to a second worker too, for instant failover"
+    )
+    trusted_peers: Peers = Field(
+        [],
+        description="workers that may have the first and the last span, which see tokens; "
+        "may be repeated; empty = all",
     )
     resume_store: str = Field(
         "",

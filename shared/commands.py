@@ -19,6 +19,10 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from shared.errors import ProtocolError
+from shared.identity import public_key_of
+from shared.swarm import PeerId
+
 T = TypeVar("T", bound=BaseSettings)
 ENV_FILE = ".env"
 
@@ -182,6 +186,16 @@ def _is_multiaddr(address: str) -> str:
     return address
 
 
+def _is_peer(text: str) -> str:
+    try:
+        public_key_of(PeerId(text))
+    except ProtocolError as error:
+        raise ValueError(
+            f"takes peer ids such as 12D3KooW..., which /swarm shows, not {text!r}: {error}"
+        ) from error
+    return text
+
+
 def _path_or_none(value: object) -> object:
     return None if value == "" else value
 
@@ -190,6 +204,11 @@ Addresses = Annotated[
     list[Annotated[str, AfterValidator(_is_multiaddr)]], NoDecode, BeforeValidator(_split)
 ]
 """Multiaddrs: `--join A --join B`, `X_JOIN=A,B` or `X_JOIN=["A","B"]`."""
+
+Peers = Annotated[
+    list[Annotated[PeerId, AfterValidator(_is_peer)]], NoDecode, BeforeValidator(_split)
+]
+"""Peer ids: `--trusted-peers A --trusted-peers B`, `X_TRUSTED_PEERS=A,B`."""
 
 Names = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 """Texts: `--model A --model B`, `X_MODEL=A,B` or `X_MODEL=["A","B"]`."""

@@ -1,69 +1,92 @@
-"""Chooses the workers a session runs through. Pure: the same view gives the same route."""
+"""Chooses the workers a session runs through. Pure: the same knowledge gives the same route."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Iterable, Set
+from typing import NamedTuple
 
+import msgspec
+
+from shared.costs import Offer, Prices
 from shared.errors import NoRoute
-from shared.swarm import Announcement, Hop, PeerId, Route, Span, SwarmView, uncovered
+from shared.roster import Roster
+from shared.survey import NOTHING_KNOWN, Needs, Survey
+from shared.swarm import Announcement, Hop, PeerId, Route, Span, uncovered
+from shared.trellis import Ends, Plan, Trellis
 
-HOP_COST = 1.0
-"""What crossing to one more worker costs, in the time of a whole model's blocks."""
+NOBODY: frozenset[PeerId] = frozenset()
+ONE_TOKEN = Needs()
+AT_GATEWAY = Ends()
 
-LOAD_COST = 0.1
-"""What each session already on a worker adds to the cost of its blocks."""
+
+class Kept(NamedTuple):
+    """Hops that still hold the first `tokens` of the prompt: a route of such saves running them."""
+
+    hops: Collection[Hop]
+    tokens: int
 
 
 def plan_route(
-    view: SwarmView,
+    roster: Roster,
     span: Span,
     *,
-    avoid: Set[PeerId] = frozenset(),
-    load: Mapping[PeerId, int] | None = None,
+    survey: Survey = NOTHING_KNOWN,
+    needs: Needs = ONE_TOKEN,
+    avoid: Set[PeerId] = NOBODY,
+    ends: Ends = AT_GATEWAY,
+    kept: Iterable[Kept] = (),
 ) -> Route:
-    """The cheapest route through `span`: few hops and little loaded workers.
+    """The route through `span` that takes a session the least time.
 
-    `load` counts the sessions on each worker. A worker's span may be used in part. Raises
-    NoRoute, naming the uncovered blocks, when some block has no worker outside `avoid`.
+    A worker's span may be used in part. Workers that lack the room are taken only where there is
+    no route without them. Raises NoRoute, naming the uncovered blocks, when some block has no
+    worker outside `avoid`.
     """
-    workers = sorted(
-        (worker for worker in view.values() if worker.worker not in avoid and not worker.leaving),
-        key=lambda worker: worker.worker,
-    )
-    best = _cheapest(workers, span, load or {})
-    if span.end not in best:
-        gaps = uncovered((worker.span for worker in workers), span)
-        raise NoRoute(
-            f"no worker serves blocks {', '.join(map(str, gaps))} of the model at the moment"
+    prices = Prices(survey, needs)
+    trellis = Trellis(prices, span, ends)
+    plans = [_through_kept(part, roster, span, survey, needs, avoid, ends) for part in kept]
+    for need_room in (True, False):
+        offers = roster.shortlist(
+            prices, span, avoid=avoid, trusted=ends.trusted, need_room=need_room
         )
-    return _walk_back(best, span)
+        plans.append(trellis.cheapest(offers))
+        if found := [plan for plan in plans if plan]:
+            return min(found, key=lambda plan: plan.seconds).route
+    raise NoRoute(_why_none(roster.usable(span, avoid), span, ends))
 
 
-def _cheapest(
-    workers: list[Announcement], span: Span, load: Mapping[PeerId, int]
-) -> dict[int, tuple[float, Hop | None]]:
-    """For every block that routes can reach, the least cost to get there and the hop that does.
-
-    Hops always run to their worker's last block, as a shorter one never saves a hop.
-    """
-    best: dict[int, tuple[float, Hop | None]] = {span.start: (0.0, None)}
-    for block in range(span.start, span.end):
-        if block not in best:
+def _through_kept(
+    kept: Kept,
+    roster: Roster,
+    span: Span,
+    survey: Survey,
+    needs: Needs,
+    avoid: Set[PeerId],
+    ends: Ends,
+) -> Plan | None:
+    """The cheapest plan through hops that hold a part of the prompt, each of them as it is."""
+    left = max(0, needs.prompt_tokens - kept.tokens)
+    prices = Prices(survey, msgspec.structs.replace(needs, prompt_tokens=left))
+    offers: list[Offer] = []
+    for hop in sorted(kept.hops, key=lambda hop: (hop.span, hop.worker)):
+        announced = roster.get(hop.worker)
+        if hop.worker in avoid or announced is None:
             continue
-        cost_here = best[block][0]
-        for worker in workers:
-            if not worker.span.start <= block < worker.span.end:
-                continue
-            end = min(worker.span.end, span.end)
-            share = (end - block) / len(span)
-            cost = cost_here + HOP_COST + share * LOAD_COST * load.get(worker.worker, 0)
-            if end not in best or cost < best[end][0]:
-                best[end] = (cost, Hop(worker.worker, Span(block, end)))
-    return best
+        if announced.span.covers(hop.span) and span.covers(hop.span):
+            offers += [prices.offer(announced, hop.span, ends.trusted)]
+    return Trellis(prices, span, ends, whole=True).cheapest(offers)
 
 
-def _walk_back(best: dict[int, tuple[float, Hop | None]], span: Span) -> Route:
-    hops: list[Hop] = []
-    block = span.end
-    while (hop := best[block][1]) is not None:
-        hops.append(hop)
-        block = hop.span.start
-    return tuple(reversed(hops))
+def _why_none(usable: Collection[Announcement], span: Span, ends: Ends) -> str:
+    if gaps := uncovered((worker.span for worker in usable), span):
+        return f"no worker serves blocks {', '.join(map(str, gaps))} of the model at the moment"
+    trusted = ends.trusted or NOBODY
+    at_ends = ((span.start, ends.before), (span.end - 1, ends.after))
+    missing = [
+        str(block)
+        for block, neighbour in at_ends
+        if neighbour is None
+        and not any(w.worker in trusted and w.span.start <= block < w.span.end for w in usable)
+    ]
+    return (
+        f"no trusted worker serves block {' nor '.join(missing)} of the model at the moment, "
+        "and others must not see tokens"
+    )

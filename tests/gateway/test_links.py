@@ -2,9 +2,12 @@
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
+from gateway.blame import Blame
 from gateway.links import AVOID_SECONDS, Links
+from gateway.scout import Scout, Wish
 from shared.discovery.directory import MemoryDirectory
 from shared.discovery.watcher import Watcher
 from shared.identity import Identity
@@ -67,3 +70,64 @@ async def test_a_worker_that_comes_back_hears_of_the_sessions_that_ended_meanwhi
             while worker.closed != [SESSION]:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert worker.peer in ours.linked()
+
+
+@asynccontextmanager
+async def twins() -> AsyncIterator[tuple[Links, list[ScriptedWorker]]]:
+    """Links to two workers that host the whole model."""
+    async with AsyncExitStack() as stack:
+        directory = MemoryDirectory(time.monotonic)
+        workers = [
+            await stack.enter_async_context(ScriptedWorker(SPEC.blocks).serving()) for _ in range(2)
+        ]
+        for worker in workers:
+            await worker.announce(directory)
+        ours = links(directory)
+        stack.push_async_callback(ours.close)
+        await ours.watcher.refresh()
+        yield ours, workers
+
+
+def scout(ours: Links, trusted: set[PeerId] | None = None) -> Scout:
+    return Scout(
+        ours,
+        Blame(),
+        lambda: Wish(text_tokens=10, more_tokens=10, row_bytes=16),
+        num_blocks=SPEC.num_blocks,
+        trusted=trusted,
+    )
+
+
+async def test_sessions_that_begin_together_do_not_pile_up_on_one_worker():
+    async with twins() as (ours, workers):
+        engaged: list[PeerId] = []
+        for number in range(6):
+            (hop,) = scout(ours).find(SPEC.blocks, ())
+            ours.surveyor.engaged(SessionId(bytes([number]) * 16), {hop.worker})
+            engaged.append(hop.worker)
+        assert [engaged.count(worker.peer) for worker in workers] == [3, 3]
+
+
+async def test_where_only_some_are_trusted_they_get_the_ends():
+    async with twins() as (ours, workers):
+        for worker in workers:
+            (hop,) = scout(ours, {worker.peer}).find(SPEC.blocks, ())
+            assert hop.worker == worker.peer
+
+
+async def test_a_link_soon_knows_how_far_it_reaches():
+    async with twins() as (ours, workers):
+        assert ours.survey().delays == {}
+        await ours.prepare((Hop(workers[0].peer, SPEC.blocks),))
+        async with asyncio.timeout(5):
+            while not (delays := ours.survey().delays):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert 0 < delays[workers[0].peer] < 1
+
+
+async def test_a_view_is_laid_out_once_for_all_who_plan():
+    async with twins() as (ours, workers):
+        first = ours.roster(SPEC.num_blocks)
+        assert ours.roster(SPEC.num_blocks) is first
+        ours.watcher.lost(workers[0].peer)
+        assert ours.roster(SPEC.num_blocks) is not first

@@ -1,6 +1,7 @@
 """Page keys tell texts apart by every token, by their salt, and by what comes before."""
 
 from gateway.prefixes import KnownPrefixes, page_keys
+from shared.routing import Kept
 from shared.swarm import Hop, PeerId, Span
 from shared.wire.messages import PREFIX_PAGE_TOKENS
 
@@ -24,6 +25,16 @@ def test_texts_that_begin_alike_share_keys_until_they_differ():
 
 def test_two_salts_share_nothing():
     assert not set(page_keys(b"one", TEXT)) & set(page_keys(b"two", TEXT))
+
+
+def test_hops_are_told_by_how_much_of_a_text_they_kept():
+    keys = page_keys(b"salt", TEXT)
+    known = KnownPrefixes()
+    known.remember((ANN, BOB), keys[:1])
+    known.remember((ANN,), keys)
+    assert known.kept(keys) == [Kept({ANN}, len(keys) * PAGE), Kept({ANN, BOB}, PAGE)]
+    assert known.kept(keys[:1]) == [Kept({ANN, BOB}, PAGE)]
+    assert known.kept(()) == []
 
 
 def test_a_prefix_is_reusable_where_every_hop_kept_it():

@@ -4,10 +4,19 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings
 
-from shared.commands import Addresses, FilePath, OptionalPath, parse, settings_config, settings_of
+from shared.commands import (
+    Addresses,
+    FilePath,
+    OptionalPath,
+    Peers,
+    parse,
+    settings_config,
+    settings_of,
+)
+from tests.shared.announcing import ANN, BOB
 
 A = "/ip4/203.0.113.7/tcp/4001/p2p/12D3KooWA"
 B = "/ip4/203.0.113.8/tcp/4001/p2p/12D3KooWB"
@@ -91,6 +100,13 @@ def test_empty_in_the_environment_is_an_empty_list_or_no_path(monkeypatch: pytes
     monkeypatch.setenv("BAKER_CACHE", "")
     assert bake().join == []
     assert bake().cache is None
+
+
+def test_a_peer_id_is_checked_where_it_is_written():
+    peers = TypeAdapter(Peers)
+    assert peers.validate_python(f"{ANN.peer}, {BOB.peer}") == [ANN.peer, BOB.peer]
+    with pytest.raises(ValidationError, match="takes peer ids such as 12D3KooW"):
+        peers.validate_python("ann")
 
 
 def test_a_tilde_is_the_home_directory():
