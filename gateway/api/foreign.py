@@ -21,9 +21,11 @@ PASSED: Final = frozenset(
         *("temperature", "top_p", "top_k", "min_p", "seed", "stop", "stop_token_ids", "ignore_eos"),
         *("min_tokens", "logit_bias", "presence_penalty", "frequency_penalty"),
         *("repetition_penalty", "structured_outputs", "chat_template_kwargs", "enable_thinking"),
+        *("include_stop_str_in_output", "skip_special_tokens", "strict_limits"),
+        *("user", "safety_identifier", "prompt_cache_key", "service_tier"),
     )
 )
-"""What shapes tokens is the same in every API, and so are its names."""
+"""What shapes tokens, and who asks for them, is told alike in every API."""
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ def test_what_claude_code_sends_beside_is_named_and_does_no_harm():
             "tools": [TOOL | {"cache_control": {"type": "ephemeral"}, "defer_loading": True}],
         }
     )
-    assert parsed.ignored == ("metadata", "context_management", "thinking.budget_tokens")
+    assert parsed.ignored == ("context_management", "thinking.budget_tokens", "metadata")
 
 
 @pytest.mark.parametrize(

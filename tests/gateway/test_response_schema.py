@@ -33,8 +33,8 @@ def test_a_plain_text_is_a_message_of_the_user():
 
 def test_what_shapes_tokens_passes_and_what_has_no_effect_is_named():
     result = parsed(temperature=0, top_k=3, user="ann", text={"verbosity": "low"}, made_up=1)
-    assert result.passed == {"temperature": 0, "top_k": 3}
-    assert result.ignored == ("user", "made_up", "text.verbosity")
+    assert result.passed == {"temperature": 0, "top_k": 3, "user": "ann"}
+    assert result.ignored == ("made_up", "text.verbosity")
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,8 @@ class MessagesRequest(Written):
     output_format: OutputFormat | None = None
     mcp_servers: list[Any] = Field([])
     container: Any = None
+    metadata: Any = None
+    service_tier: Any = None
 
     @property
     def format(self) -> OutputFormat | None:
@@ -147,3 +149,6 @@ def _refusals(request: MessagesRequest) -> Iterator[tuple[str, str]]:
 def _in_vain(request: MessagesRequest) -> Iterator[str]:
     if request.thinking and request.thinking.budget_tokens is not None:
         yield "thinking.budget_tokens"
+    for name in ("metadata", "service_tier"):
+        if getattr(request, name) is not None:
+            yield name
