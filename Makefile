@@ -1,7 +1,7 @@
 # make demo, make test, make check, make bench: all in a virtual environment of their own, .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test clients chaos simulate placement check format docs bench constraints clean
+.PHONY: help install demo test clients chaos simulate placement traffic check format docs bench constraints clean
 
 ARGS ?=
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -60,6 +60,9 @@ simulate: $(installed) ## 100,000 simulated generations over failing workers (AR
 
 placement: $(installed) ## thousands of simulated workers place themselves, beside rivals (ARGS="--stories N")
 	$(bin)/python -m tests.simulation.stories $(ARGS)
+
+traffic: $(installed) ## simulated traffic: our routes beside Petals' and the shortest queue (ARGS="--seeds N")
+	$(bin)/python -m tests.simulation.traffic $(ARGS)
 
 constraints: $(installed) ## write constraints.txt anew from what .venv holds
 	@{ sed -n '/^#/p' constraints.txt; $(bin)/pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//'; } \

@@ -22,6 +22,9 @@ HOP_SECONDS = 0.001
 USUAL_PACE = Pace((0.005, 0.010, 0.025), prefill=0.0005)
 """Of a worker that tells none: in the middle of what machines of volunteers take."""
 
+SLOWEST = 1.0
+"""Bytes a second, so that whatever a worker tells, what it costs is a number."""
+
 NO_DELAYS: Delays = {}
 
 
@@ -76,7 +79,8 @@ class Prices:
             hop_seconds += steps * _wait_seconds(load, pace, len(hosted))
             hop_seconds += load.queued_tokens * pace.prefill * len(hosted)
             if load.bytes_per_second:
-                hop_seconds += needs.prompt_tokens * needs.row_bytes / load.bytes_per_second
+                rate = max(SLOWEST, load.bytes_per_second)
+                hop_seconds += needs.prompt_tokens * needs.row_bytes / rate
         return Offer(
             worker,
             max(hosted.start, part.start),

@@ -35,7 +35,8 @@ class Pacer:
 
     def busy(self, now: float) -> float:
         """The share of its time of late that the worker spent computing."""
-        return self._busy * math.exp(-max(0.0, now - self._busy_at) / BUSY_SECONDS)
+        share = self._busy * math.exp(-max(0.0, now - self._busy_at) / BUSY_SECONDS)
+        return min(1.0, share)
 
     def _decoded(self, num_sessions: int, seconds: float) -> None:
         """The measurements nearest to this batch follow it, each as far as it speaks of them."""

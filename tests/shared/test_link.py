@@ -104,6 +104,19 @@ async def test_frames_go_both_ways_over_one_link():
         assert (ann.joined, bob.joined) == ([bob.id], [ann.id])
 
 
+async def test_a_link_knows_its_delay_soon_and_its_rate_after_a_large_frame():
+    async with peers(ANN, BOB) as (ann, bob):
+        link = await ann.pool.connect(bob.id, bob.url)
+        await until(lambda: link.quality.delay_seconds)
+        assert link.quality.bytes_per_second == 0
+
+        def is_measured() -> bool:
+            link.post(message(1), bytes(8 << 20))
+            return link.quality.bytes_per_second > 0
+
+        await until(is_measured)
+
+
 async def test_the_order_of_posts_is_the_order_of_arrival():
     async with peers(ANN, BOB) as (ann, bob):
         link = await ann.pool.connect(bob.id, bob.url)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.wire.quality import LARGE_BYTES, MAX_SAMPLES, Quality
+from shared.wire.quality import FASTEST, LARGE_BYTES, MAX_SAMPLES, Quality
 
 
 def test_nothing_is_known_before_the_first_answer():
@@ -35,3 +35,10 @@ def test_what_says_nothing_of_the_rate_is_not_taken_for_one():
     quality.answered(0.1, LARGE_BYTES - 1)
     quality.answered(0.1, LARGE_BYTES)  # no slower than an empty ping
     assert quality.bytes_per_second == 0.0
+
+
+def test_no_quirk_of_clocks_makes_a_link_faster_than_any_is():
+    quality = Quality()
+    quality.answered(0.1)
+    quality.answered(0.1 + 1e-12, 1 << 30)
+    assert quality.bytes_per_second == FASTEST

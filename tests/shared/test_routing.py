@@ -107,6 +107,14 @@ def test_a_wait_a_queue_and_a_slow_uplink_cost_too(load: Load):
     assert plan_route(both, Span(0, 8), survey=survey, needs=needs) == route("bob 0:8")
 
 
+def test_a_worker_that_says_absurd_things_is_used_if_there_is_no_other():
+    absurd = Load(1 << 62, 1 << 62, busy=1.0, bytes_per_second=5e-324)
+    survey = Survey(delays={BOB: 3600.0}, loads={BOB: absurd})
+    needs = Needs(1 << 24, 256, row_bytes=1 << 17)
+    some = roster("ann 0:4, bob 4:8", pace=Pace((3600.0,) * 3, 3600.0))
+    assert plan_route(some, Span(0, 8), survey=survey, needs=needs) == route("ann 0:4, bob 4:8")
+
+
 def test_the_nearest_worker_wins_and_a_far_one_only_if_it_is_that_much_faster():
     survey = Survey(delays={ANN: 0.1, BOB: 0.001})
     assert plan_route(roster("ann 0:8, bob 0:8"), Span(0, 8), survey=survey) == route("bob 0:8")

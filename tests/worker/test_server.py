@@ -385,6 +385,23 @@ async def test_gateways_hear_of_load_and_leaving(whole: SpanModel):
         assert await gateway.refusal() == "draining"
 
 
+async def test_gateways_hear_how_far_a_worker_s_neighbours_are(directory: Path):
+    halves = (load_span(directory, span) for span in (FIRST, LAST))
+    async with swarm(*zip((ANN, BOB), halves, strict=True)) as (ann, bob, gateway):
+        await gateway.tell(ann, Introduce((bob.record,)))
+        await gateway.tell(ann, step((ANN, FIRST), (BOB, LAST)), ids(PROMPT))
+        await gateway.token()
+
+        def heard() -> bool:
+            ann.server.tell_gateways(with_neighbours=True)
+            return any(status.neighbours for status in gateway.statuses)
+
+        await until(heard)
+        (told,) = next(status.neighbours for status in gateway.statuses if status.neighbours)
+        assert told.worker == BOB.peer
+        assert 0 < told.delay_seconds < 1
+
+
 def test_a_worker_hosts_what_it_is_told_or_everything():
     assert hosted_span("", 6) == WHOLE
     assert hosted_span("2:6", 6) == LAST
