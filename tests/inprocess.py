@@ -38,12 +38,17 @@ SWARM = "tests"
 
 
 class CountingEngine(Engine):
-    """An engine that counts the tokens it is given to run."""
+    """An engine that counts the tokens it is given to run, and knows through which blocks."""
 
     num_tokens = 0
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.spans: set[Span] = set()
+        super().__init__(*args, **options)
+
     def submit(self, work: Work) -> None:
         self.num_tokens += work.count
+        self.spans.add(work.key[1])
         super().submit(work)
 
 
@@ -114,9 +119,13 @@ async def swarm(
     guess_tokens: int = 0,
     wire_dtype: WireDtype = "model",
     has_standbys: bool = False,
+    trusted: Sequence[int] | None = None,
     checkpoint_bytes: int = 1 << 24,
 ) -> AsyncIterator[InProcessSwarm]:
-    """Workers of these spans of the model in `directory`, and a generator linked to them."""
+    """Workers of these spans of the model in `directory`, and a generator linked to them.
+
+    `trusted` numbers the workers that may see tokens; None trusts all.
+    """
     spec = read_spec(directory, "tiny")
     phone_book = MemoryDirectory(time.monotonic)
     engines: list[CountingEngine] = []
@@ -171,7 +180,16 @@ async def swarm(
             await announce(index)
         links = Links(Identity.create(), SWARM, watcher)
         stack.push_async_callback(links.close)
-        limits = Limits(chunk_tokens, guess_tokens, 30, 30, wire_dtype, has_standbys)
+        peers = [server.pool.identity.peer for server in servers]
+        limits = Limits(
+            chunk_tokens,
+            guess_tokens,
+            step_timeout_seconds=30,
+            recovery_timeout_seconds=30,
+            wire_dtype=wire_dtype,
+            has_standbys=has_standbys,
+            trusted=None if trusted is None else frozenset(peers[index] for index in trusted),
+        )
         metrics = GatewayMetrics()
         generator = SwarmGenerator(spec, links, Checkpoints(checkpoint_bytes), limits, metrics)
         yield InProcessSwarm(spec, generator, engines, servers, links, metrics, announce)

@@ -8,6 +8,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from shared.errors import NoRoute
+from shared.swarm import Span
 from shared.wire.messages import Sampling
 from tests.inprocess import swarm
 
@@ -116,3 +118,14 @@ async def test_guesses_and_how_many_were_right_are_counted(directory: Path):
 async def test_a_long_prompt_in_one_step_runs_in_pieces(model: PreTrainedModel, directory: Path):
     async with swarm(directory, SPANS, max_step_tokens=32) as s:
         assert await s.greedy(PROMPT, 5) == expected(model, PROMPT, 5)
+
+
+async def test_workers_that_are_not_trusted_see_no_tokens(model: PreTrainedModel, directory: Path):
+    spans = ["0:6", "0:2", "2:4", "4:6"]
+    async with swarm(directory, spans, trusted=[1, 3], has_standbys=True) as s:
+        assert await s.greedy(PROMPT, 8) == expected(model, PROMPT, 8)
+        assert (s.engines[1].num_tokens, s.engines[3].num_tokens) == (157, 157)
+        assert s.engines[0].spans <= {Span(2, 4)}
+    async with swarm(directory, spans, trusted=[1]) as s:
+        with pytest.raises(NoRoute, match="no trusted worker serves block 5 of"):
+            await s.greedy(PROMPT, 8)
