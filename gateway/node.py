@@ -41,7 +41,7 @@ from shared.errors import ConfigError
 from shared.identity import Identity
 from shared.model_files import locate, name_of, read_spec
 from shared.state_file import write_state
-from shared.swarm import ModelSpec, topic_of
+from shared.swarm import ModelSpec, PeerId, topic_of
 
 log = structlog.get_logger()
 
@@ -114,7 +114,7 @@ async def _serve(
             SwarmGenerator, checkpoints=checkpoints, limits=_limits(settings), metrics=metrics
         )
         served = [
-            _served(one, to_workers, means(one.spec, to_workers), directory)
+            _served(one, to_workers, means(one.spec, to_workers), directory, _trusted(settings))
             for one, to_workers in zip(files, links, strict=True)
         ]
         services = Services(
@@ -187,7 +187,11 @@ async def _archive(
 
 
 def _served(
-    files: _Files, links: Links, generator: Generator, directory: KademliaDirectory
+    files: _Files,
+    links: Links,
+    generator: Generator,
+    directory: KademliaDirectory,
+    trusted: frozenset[PeerId] | None,
 ) -> ServedModel:
     def snapshot() -> dict[str, Any]:
         return _snapshot(files.spec, links, directory)
@@ -197,7 +201,7 @@ def _served(
         text=files.text,
         generator=generator,
         snapshot=snapshot,
-        is_ready=lambda: readiness(snapshot()),
+        is_ready=lambda: readiness(snapshot(), trusted),
         created=int((files.directory / "config.json").stat().st_mtime),
     )
 
@@ -255,6 +259,10 @@ def _listen(settings: GatewaySettings) -> socket.socket:
     return listener
 
 
+def _trusted(settings: GatewaySettings) -> frozenset[PeerId] | None:
+    return frozenset(settings.trusted_peers) or None
+
+
 def _limits(settings: GatewaySettings) -> Limits:
     return Limits(
         chunk_tokens=settings.prefill_chunk_tokens,
@@ -263,7 +271,7 @@ def _limits(settings: GatewaySettings) -> Limits:
         recovery_timeout_seconds=settings.recovery_timeout_seconds,
         wire_dtype=settings.wire,
         has_standbys=settings.standby,
-        trusted=frozenset(settings.trusted_peers) or None,
+        trusted=_trusted(settings),
     )
 
 

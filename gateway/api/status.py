@@ -55,10 +55,26 @@ def swarm_snapshot(
     }
 
 
-def readiness(snapshot: Mapping[str, Any]) -> bool | str:
-    """True when every block has a worker, else the sentence that says which have none."""
+def readiness(snapshot: Mapping[str, Any], trusted: Set[PeerId] | None = None) -> bool | str:
+    """True when every block has a worker, and the first and the last one that is trusted.
+
+    Else the sentence that says which have none.
+    """
     gaps: list[str] = snapshot["uncovered"]
-    return not gaps or f"No worker hosts blocks {', '.join(gaps)} of {snapshot['model']}."
+    if gaps:
+        return f"No worker hosts blocks {', '.join(gaps)} of {snapshot['model']}."
+    if trusted is None:
+        return True
+    spans = [
+        range(worker["start"], worker["end"])
+        for worker in snapshot["workers"]
+        if worker["peer_id"] in trusted and not worker["leaving"]
+    ]
+    ends = (0, snapshot["num_blocks"] - 1)
+    missing = [str(block) for block in ends if not any(block in span for span in spans)]
+    return not missing or (
+        f"No trusted worker hosts block {' nor '.join(missing)} of {snapshot['model']}."
+    )
 
 
 def status_routes(services: Services) -> APIRouter:

@@ -85,6 +85,13 @@ def test_a_swarm_is_ready_when_no_block_lacks_a_worker():
     )
 
 
+def test_where_only_some_are_trusted_they_have_to_host_the_ends():
+    seen = snapshot(hosts(ann, 0, 8), hosts(bob, 0, 24), hosts(cyd, 16, 24, leaving=True))
+    assert readiness(seen, {bob}) is True
+    assert readiness(seen, {ann, cyd}) == ("No trusted worker hosts block 23 of acme/tiny.")
+    assert readiness(seen, frozenset()) == "No trusted worker hosts block 0 nor 23 of acme/tiny."
+
+
 def test_a_worker_that_is_leaving_is_listed_but_covers_nothing():
     shown = snapshot(hosts(ann, 0, SPEC.num_blocks, leaving=True))
     assert len(shown["workers"]) == 1
