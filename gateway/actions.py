@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from shared.swarm import Route
-from shared.wire.messages import TokenLogprobs
+from shared.wire.messages import Reading, TokenLogprobs
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Send:
 
     With `sample`, tokens are wanted after the last input that is no guess and after each of the
     `guesses`, which are the last of the inputs. Of the tokens of the text that follow the inputs,
-    the first `scored` are to be scored.
+    the first `scored` are to be scored. `read` is what is to be told of the text itself.
     """
 
     hops: Route
@@ -23,6 +23,7 @@ class Send:
     acknowledge: bool = False
     guesses: tuple[int, ...] = ()
     scored: int = 0
+    read: Reading | None = None
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,19 @@
 """A generator for one request: what it makes waits for its turn and is put to its caller's account.
 
-Only making tokens takes a place. An answer that is told again from what was kept, or that waits
-for another connection to end, holds none.
+Only making tokens, or reading a text, takes a place. An answer that is told again from what was
+kept, or that waits for another connection to end, holds none.
 """
 
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 
 from gateway.admission import Admission
 from gateway.generator import Generator, Token
 from gateway.keys import Caller
 from gateway.metrics import GatewayMetrics
-from shared.wire.messages import Sampling
+from gateway.reader import Rows
+from shared.wire.messages import Reading, Sampling
 
 
 class AdmittedGenerator:
@@ -53,11 +54,7 @@ class AdmittedGenerator:
         """Raises RequestError 429 or 503 before the first token where it may not run."""
         if not made:
             self._charge(prompt)
-        began = time.perf_counter()
-        async with self._admission.slot(
-            self._caller, self._model, patience_seconds=self._patience_seconds
-        ):
-            self._metrics.queue_seconds.observe(time.perf_counter() - began)
+        async with self._slot():
             source = self._generator.generate(
                 prompt,
                 sampling=sampling,
@@ -71,6 +68,21 @@ class AdmittedGenerator:
                     self._admission.spend(self._caller, 1)
                     self._metrics.made_for(self._caller.name, 1)
                     yield token
+
+    async def read(self, text: tuple[int, ...], reading: Reading) -> dict[int, Rows]:
+        """Raises RequestError 429 or 503 where it may not run."""
+        self._charge(text)
+        async with self._slot():
+            return await self._generator.read(text, reading)
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncGenerator[None, None]:
+        began = time.perf_counter()
+        async with self._admission.slot(
+            self._caller, self._model, patience_seconds=self._patience_seconds
+        ):
+            self._metrics.queue_seconds.observe(time.perf_counter() - began)
+            yield
 
     def _charge(self, prompt: tuple[int, ...]) -> None:
         """A request counts once, and so does a prompt that several choices go on from."""

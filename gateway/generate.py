@@ -6,13 +6,15 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 from gateway.checkpoints import Checkpoints
-from gateway.generation import Generation, Limits, Means
+from gateway.generation import Generation
 from gateway.generator import Token
 from gateway.links import Links
+from gateway.means import Limits, Means
 from gateway.metrics import GatewayMetrics
 from gateway.prefixes import KnownPrefixes
+from gateway.reader import Reader, Rows
 from shared.swarm import ModelSpec
-from shared.wire.messages import Sampling
+from shared.wire.messages import Reading, Sampling
 
 SECRET_BYTES = 32
 
@@ -68,3 +70,24 @@ class SwarmGenerator:
                     yield token
         finally:
             generation.close()
+
+    async def read(self, text: tuple[int, ...], reading: Reading) -> dict[int, Rows]:
+        """See gateway.generator.Generator."""
+        reader = Reader(reading, self._means.spec)
+        # what follows the last position that is asked for changes nothing before it
+        generation = Generation(
+            self._means,
+            text[: reading.positions[-1] + 1],
+            sampling=Sampling(),
+            max_tokens=1,
+            stop_ids=frozenset(),
+            salt=b"",
+            reader=reader,
+        )
+        try:
+            while not generation.is_over:
+                await generation.advance()
+        finally:
+            generation.close()
+        self._means.metrics.read_tokens.inc(reading.positions[-1] + 1)
+        return reader.rows

@@ -3,25 +3,24 @@
 import asyncio
 import os
 import time
-from dataclasses import dataclass
 
 import structlog
 
 from gateway.actions import Action, Emit, EmitScores, Send
 from gateway.blame import Blame
-from gateway.checkpoints import Checkpoints, Stretch
+from gateway.checkpoints import Stretch
 from gateway.contexts import Contexts
 from gateway.drafts import PromptLookup
 from gateway.generator import Token
 from gateway.inbox import Accused, Event, FrameArrived, ShadowsFound, ViewChanged, WorkerLost
-from gateway.links import Links
-from gateway.metrics import GatewayMetrics
+from gateway.means import Means
 from gateway.patience import Patience
-from gateway.prefixes import KnownPrefixes, page_keys
+from gateway.prefixes import page_keys
+from gateway.reader import Reader
 from gateway.scout import Scout, Wish
 from gateway.session import Session
 from shared.errors import GenerationFailed, NoRoute, PeerUnreachable, ProtocolError, RefusalCode
-from shared.swarm import Hop, ModelSpec, PeerId, Route, SessionId
+from shared.swarm import Hop, PeerId, Route, SessionId
 from shared.wire.codec import Frame, pack_ids
 from shared.wire.messages import (
     MAX_GATHERED_TOKENS,
@@ -32,10 +31,10 @@ from shared.wire.messages import (
     Refused,
     Sampling,
     Scores,
+    States,
     Step,
     TokenLogprobs,
     Tokens,
-    WireDtype,
     row_bytes,
 )
 
@@ -43,31 +42,6 @@ log = structlog.get_logger()
 
 PROBE_SECONDS = 1.0
 """How long a worker that another cannot reach may take to say that it is there."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What an operator bounds a generation by, and how it goes about its work."""
-
-    chunk_tokens: int
-    guess_tokens: int
-    step_timeout_seconds: float
-    recovery_timeout_seconds: float
-    wire_dtype: WireDtype = "model"
-    has_standbys: bool = False
-    trusted: frozenset[PeerId] | None = None
-
-
-@dataclass(frozen=True)
-class Means:
-    """What all generations of a gateway share."""
-
-    spec: ModelSpec
-    links: Links
-    checkpoints: Checkpoints
-    prefixes: KnownPrefixes
-    limits: Limits
-    metrics: GatewayMetrics
 
 
 class Generation:
@@ -83,6 +57,7 @@ class Generation:
         stop_ids: frozenset[int],
         salt: bytes,
         made: tuple[int, ...] = (),
+        reader: Reader | None = None,
     ) -> None:
         limits = means.limits
         # what was made before came with the scores
@@ -96,15 +71,17 @@ class Generation:
         self._limits = limits
         self._session = Session(
             prompt,
-            means.spec.blocks,
+            reader.span if reader else means.spec.blocks,
             max_tokens=max_tokens,
             stop_ids=stop_ids,
-            chunk_tokens=limits.chunk_tokens,
+            chunk_tokens=_chunk_tokens(means, reader),
             held=self._held,
             propose=PromptLookup(limits.guess_tokens).propose,
             made=made,
             num_scored=len(prompt) if is_scored else 0,
+            reader=reader,
         )
+        self._reader = reader
         self._contexts = Contexts(sampling, prompt)
         self._scores: list[TokenLogprobs] = []
         self._inbox = means.links.open_inbox(self._id)
@@ -127,14 +104,15 @@ class Generation:
         self._last_refusal = ""
         self._salt = salt
         # at least one token has to run, or there would be nothing to sample from, and all that is
-        # scored has to
-        self._page_keys = () if is_scored else page_keys(salt, self._session.tokens[:-1])
+        # scored or read has to
+        is_run = is_scored or reader is not None
+        self._page_keys = () if is_run else page_keys(salt, self._session.tokens[:-1])
         self._reused = 0
         self._log = log.bind(session=self._id.hex()[:8])
 
     @property
     def is_over(self) -> bool:
-        """Whether the last token is made."""
+        """Whether the last token is made, or all is read."""
         return self._session.is_over
 
     @property
@@ -179,7 +157,8 @@ class Generation:
         self._metrics.guessed_right.inc(guesses.num_right)
         self._metrics.takeovers.labels("leave").inc(self._session.num_moves)
         self._metrics.dropped_copies.inc(self._inbox.num_dropped)
-        keys = page_keys(self._salt, self._session.tokens[: self._session.confirmed])
+        known = [] if self._reader else self._session.tokens[: self._session.confirmed]
+        keys = page_keys(self._salt, known)
         self._prefixes.remember(self._session.route, keys)
         self._links.close_session(self._id, self._touched, keys)
         self._checkpoints.keep(self._id, keys)
@@ -328,6 +307,8 @@ class Generation:
                 return self._take(worker, m)
             case Scores() as m:
                 return self._take_scores(worker, m)
+            case States() as m:
+                return self._take_states(worker, m, frame.payload)
             case Filled() as m:
                 return self._session.filled(worker, m.epoch, m.block, m.position)
             case Checkpoint() as m:
@@ -355,6 +336,12 @@ class Generation:
             self._log.warning("scores_make_no_sense", worker=worker)
             return self._lose(worker)
         return self._session.scores_arrived(worker, scores.epoch, scores.position, scores.logprobs)
+
+    def _take_states(self, worker: PeerId, states: States, payload: memoryview) -> list[Action]:
+        if self._reader is None or not self._reader.fits(states, len(payload)):
+            self._log.warning("states_make_no_sense", worker=worker)
+            return self._lose(worker)
+        return self._session.states_arrived(worker, states, payload)
 
     def _refused(self, worker: PeerId, refused: Refused) -> list[Action]:
         self._log.info("step_refused", worker=worker, reason=refused.reason, detail=refused.detail)
@@ -503,6 +490,7 @@ class Generation:
             wire_dtype=self._limits.wire_dtype,
             gathers=not self._session.is_shadowed,
             grants=tuple(self._grant(hop.worker) for hop in send.hops),
+            read=send.read,
         )
 
     def _grant(self, worker: PeerId) -> bytes:
@@ -516,3 +504,12 @@ class Generation:
         if block > 0:
             return self._checkpoints.rows(self._id, block, send.position, end)
         return "int32", pack_ids([*self._session.tokens[send.position : end], *send.guesses])
+
+
+def _chunk_tokens(means: Means, reader: Reader | None) -> int:
+    """Most tokens of a step: few enough for what is read of them, so that no worker cuts it."""
+    most = means.limits.chunk_tokens
+    if reader is None:
+        return most
+    at_once = reader.asked.rows_at_once(means.spec.hidden_size, means.spec.vocab_size)
+    return most if len(reader.asked.positions) <= at_once else min(most, at_once)

@@ -4,7 +4,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
-from shared.wire.messages import Sampling, TokenLogprobs
+from gateway.reader import Rows
+from shared.wire.messages import Reading, Sampling, TokenLogprobs
 
 
 @dataclass(frozen=True)
@@ -45,5 +46,14 @@ class Generator(Protocol):
         from one task only. aclose(), which also follows the last token, or a cancellation while it
         waits for a token frees the session on every worker. Only one of the two comes, and once,
         so that the freeing itself is not disturbed.
+        """
+        ...
+
+    async def read(self, text: tuple[int, ...], reading: Reading) -> dict[int, Rows]:
+        """What is read of a text instead of going on with it: rows in the order of the positions
+        asked for, by block; logits and means stand under the number of blocks.
+
+        At least one position is asked for, and all are in the text. Raises as `generate` does. A
+        cancellation frees the session on every worker.
         """
         ...

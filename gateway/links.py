@@ -27,6 +27,7 @@ from shared.wire.messages import (
     Message,
     Refused,
     Scores,
+    States,
     Status,
     Step,
     Tokens,
@@ -232,7 +233,7 @@ class Links:
         match frame.message:
             case Status() as status:
                 self._heard_status(link.peer, status)
-            case Tokens() | Scores() | Filled() | Checkpoint() | Refused() as message:
+            case Tokens() | Scores() | States() | Filled() | Checkpoint() | Refused() as message:
                 if inbox := self._inboxes.get(SessionId(message.session)):
                     inbox.put(FrameArrived(link.peer, frame))
             case Step() | Close() | Introduce() | _ as message:

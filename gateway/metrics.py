@@ -29,6 +29,9 @@ class GatewayMetrics:
         self.cached_tokens = self._counter(
             "cached_tokens", "Prompt tokens that workers had kept from an earlier session."
         )
+        self.read_tokens = self._counter(
+            "read_tokens", "Tokens of texts that only had to be read: for their states or logits."
+        )
         self.guessed = self._counter("guessed_tokens", "Tokens guessed ahead.")
         self.guessed_right = self._counter("guessed_right_tokens", "Guesses that were right.")
         self.takeovers = Counter(

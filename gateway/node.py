@@ -21,10 +21,10 @@ from gateway.api.status import readiness, swarm_snapshot
 from gateway.app import build_app
 from gateway.checkpoints import Checkpoints
 from gateway.generate import SwarmGenerator
-from gateway.generation import Limits
 from gateway.generator import Generator
 from gateway.key_ring import KeyRing
 from gateway.links import Links
+from gateway.means import Limits
 from gateway.metrics import GatewayMetrics
 from gateway.redis_store import open_store
 from gateway.resume import Archive

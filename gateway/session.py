@@ -7,7 +7,9 @@ upstream whose inputs are held, at worst from the token ids at block 0, and the 
 sent again. Hops that rewind only run again what they have run before.
 
 A text may have to be scored: how likely was each of its own tokens? The step that is unanswered
-then begins where the scores that came end, so that a loss costs none of them.
+then begins where the scores that came end, so that a loss costs none of them. Or it is only read:
+then nothing is sampled, and the session is over when all that is read has come. The unanswered
+step begins with the first step whose answer is not whole, so that steps are cut as they were.
 
 A hop may be shadowed: other workers are fed its inputs while it serves on. They take its place
 between two steps, when it is to leave, or at once, when it is lost.
@@ -22,10 +24,11 @@ from itertools import pairwise
 
 from gateway.actions import Action, Emit, EmitScores, Send
 from gateway.guesses import Guesses, Propose
+from gateway.reader import Reader, tells
 from gateway.shadows import Shadow
 from shared.errors import RefusalCode
 from shared.swarm import Hop, PeerId, Route, Span, tiles
-from shared.wire.messages import TokenLogprobs
+from shared.wire.messages import States, TokenLogprobs
 
 MAX_GAP_REFUSALS = 16
 """Position gaps a worker may report in one session before it counts as lost."""
@@ -40,7 +43,7 @@ class Session:
 
     `prompt` is followed by the tokens `made` before, if the generation is resumed. `held(block)`
     says how many inputs of a block are checkpointed; `propose(tokens)` what may follow them. The
-    first `num_scored` tokens are scored before any is made.
+    first `num_scored` tokens are scored before any is made; with a `reader` none is made at all.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Session:
         propose: Propose = lambda tokens: (),
         made: Sequence[int] = (),
         num_scored: int = 0,
+        reader: Reader | None = None,
     ) -> None:
         self.tokens = [*prompt, *made]
         self.route: Route = ()
@@ -68,6 +72,7 @@ class Session:
         self._stop_ids = stop_ids
         self._max_length = len(prompt) + max_tokens
         self._num_scored = num_scored
+        self._reader = reader
         self._chunk_tokens = chunk_tokens
         self._held = held
         self._unanswered = 0
@@ -190,7 +195,7 @@ class Session:
         """The last hop sampled. Answers from routes or for positions left behind change nothing."""
         if self.is_over or epoch != self.epoch or position != len(self.tokens):
             return []
-        if self._is_not_last(worker) or self._owes_scores:
+        if self._is_not_last(worker) or self._owes_scores or self._reader:
             return []
         self.num_advances += 1
         fresh = self._take(self.guesses.judge(token_ids))
@@ -218,6 +223,28 @@ class Session:
         self._unanswered = end - 1
         self._filled = {hop: max(n, self._unanswered) for hop, n in self._filled.items()}
         return [EmitScores(logprobs)]
+
+    def states_arrived(self, worker: PeerId, states: States, payload: memoryview) -> list[Action]:
+        """A hop told of what is read. What fits nowhere or is known changes nothing.
+
+        Raises GenerationFailed when the reading cannot be made whole.
+        """
+        tellers = [
+            index
+            for index, hop in enumerate(self.route)
+            if hop.worker == worker and tells(hop.span, states.block)
+        ]
+        if self._reader is None or not tellers or states.epoch != self.epoch:
+            return []
+        if self._reader.take(states, payload):
+            self.num_advances += 1
+            self.is_over = self._reader.is_complete
+            # a newcomer after this hop may be behind the answers that its predecessor gave
+            for hop in self.route[: tellers[0] + 1]:
+                self._filled[hop] = max(self._filled[hop], states.positions[-1] + 1)
+            answered = self._reader.reached // self._chunk_tokens * self._chunk_tokens
+            self._unanswered = max(self._unanswered, min(answered, len(self.tokens) - 1))
+        return []
 
     def filled(self, worker: PeerId, epoch: int, block: int, position: int) -> list[Action]:
         """A refill reached the end of its hops."""
@@ -270,7 +297,7 @@ class Session:
             return next(s.hops[0].worker for s in self._shadows.values() if s.takes_over)
         target = self._refill[1] if self._refill else len(self.tokens)
         hops = self._refill[0] if self._refill else self.route
-        behind = [hop for hop in hops if self._filled[hop] < target]
+        behind = [hop for hop in hops if not self._has_done(hop, target)]
         return (behind or [self.route[-1]])[0].worker if self.route else None
 
     @property
@@ -281,6 +308,11 @@ class Session:
     def _owes_scores(self) -> bool:
         """Whether the scores of some tokens have not come yet."""
         return self._unanswered + 1 < self._num_scored
+
+    def _has_done(self, hop: Hop, end: int) -> bool:
+        """Whether a hop is known to have run the inputs before `end`, and told what it has to."""
+        owes = self._reader is not None and not self._refill and self._reader.owes(hop.span)
+        return self._filled[hop] >= end and not owes
 
     def _is_not_last(self, worker: PeerId) -> bool:
         return not self.route or worker != self.route[-1].worker
@@ -390,7 +422,7 @@ class Session:
         if first > 0:
             self.guesses.drop()  # they travel with the token ids, so only from block 0
         *chunks, last = self._chunks(
-            self.route[first:], self._unanswered, end, self.epoch, sample=True
+            self.route[first:], self._unanswered, end, self.epoch, is_unanswered=True
         )
         guesses = self.guesses.pending
         self.guesses.sent(last.position)
@@ -400,7 +432,7 @@ class Session:
         """The first hop not known to reach `end`, or the nearest before it whose inputs are held
         that far, so that as few as possible run again."""
         first = 0
-        while first + 1 < len(self.route) and self._filled[self.route[first]] >= end:
+        while first + 1 < len(self.route) and self._has_done(self.route[first], end):
             first += 1
         while first > 0 and self._held(self.route[first].span.start) < end:
             first -= 1
@@ -413,9 +445,10 @@ class Session:
         end: int,
         epoch: int,
         *,
-        sample: bool = False,
+        is_unanswered: bool = False,
         acknowledge: bool = False,
     ) -> list[Send]:
+        reader = self._reader if is_unanswered else None
         sends: list[Send] = []
         for position in range(start, end, self._chunk_tokens):
             count = min(self._chunk_tokens, end - position)
@@ -426,9 +459,10 @@ class Session:
                     epoch,
                     position,
                     count,
-                    sample and is_last,
+                    is_unanswered and is_last and not self._reader,
                     acknowledge and is_last,
-                    scored=self._scored(position, position + count) if sample else 0,
+                    scored=self._scored(position, position + count) if is_unanswered else 0,
+                    read=reader.part(position, position + count) if reader else None,
                 )
             )
         return sends

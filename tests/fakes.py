@@ -1,6 +1,7 @@
 """Stand-ins for the slow and the distant: a generator that obeys, small tokenizers."""
 
 import asyncio
+import struct
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -10,9 +11,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from gateway.generator import Token
+from gateway.reader import Rows
 from gateway.text import ChatText
 from shared.swarm import ModelSpec
-from shared.wire.messages import Sampling, TokenLogprobs
+from shared.wire.messages import ModelDtype, Reading, Sampling, TokenLogprobs, row_bytes
 
 SPEC = ModelSpec(
     name="acme/tiny",
@@ -84,13 +86,17 @@ def tokens_of(text: str) -> list[int]:
 
 @dataclass
 class FakeGenerator:
-    """Says `token_ids`, waiting where `pauses` has an event, then raises `failure` if any."""
+    """Says `token_ids`, waiting where `pauses` has an event, then raises `failure` if any.
+
+    Reads of a text, in `dtype`, that its token ids are what every element is.
+    """
 
     token_ids: Sequence[int] = ()
     failure: Exception | None = None
     logprobs: Mapping[int, TokenLogprobs] = field(default_factory=dict[int, TokenLogprobs])
     cached_tokens: int = 0
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    dtype: ModelDtype = "float32"
     pauses: Mapping[int, asyncio.Event] = field(default_factory=dict[int, asyncio.Event])
     calls: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     started: asyncio.Event = field(default_factory=asyncio.Event)
@@ -128,6 +134,26 @@ class FakeGenerator:
                 raise self.failure
         finally:
             self.closed.set()
+
+    async def read(self, text: tuple[int, ...], reading: Reading) -> dict[int, Rows]:
+        """See gateway.generator.Generator."""
+        self.calls.append({"text": text, "reading": reading})
+        self.started.set()
+        try:
+            await self._pause(0)
+            if self.failure is not None:
+                raise self.failure
+        finally:
+            self.closed.set()
+        widths = {"logits": SPEC.vocab_size, "mean": reading.dimensions or SPEC.hidden_size}
+        width = widths.get(reading.kind, SPEC.hidden_size)
+        fill = struct.Struct("<f") if self.dtype == "float32" else struct.Struct("<e")
+        parts = [memoryview(fill.pack(text[p]) * width) for p in reading.positions]
+        assert all(len(part) == row_bytes(self.dtype, width) for part in parts)
+        return {
+            block: Rows(self.dtype, width, len(parts), parts)
+            for block in (reading.blocks or (SPEC.num_blocks,))
+        }
 
     async def _pause(self, index: int) -> None:
         if index in self.pauses:

@@ -16,9 +16,9 @@ import msgspec
 
 from gateway.checkpoints import Checkpoints
 from gateway.generate import SwarmGenerator
-from gateway.generation import Limits
 from gateway.generator import Token
 from gateway.links import Links
+from gateway.means import Limits
 from gateway.metrics import GatewayMetrics
 from shared.discovery.directory import MemoryDirectory
 from shared.discovery.watcher import Watcher

@@ -2,7 +2,8 @@
 
 Whatever waits for the same blocks shares a forward: decode steps first, so that running streams
 never wait for a prompt, then prefill under a token budget. A session's steps keep their order. Of
-the prompts that are scored one runs at a time, as each of their tokens brings logits along.
+the texts that are scored or read one runs at a time, as each of their tokens brings logits or
+states along.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ class Waiting(Protocol):
     @property
     def count(self) -> int: ...
     @property
-    def is_scored(self) -> bool: ...
+    def is_bulky(self) -> bool: ...
 
 
 Step = TypeVar("Step", bound=Waiting)
@@ -40,14 +41,14 @@ def choose(waiting: Sequence[Step], token_budget: int) -> list[Step]:
     batch = list(decodes)
     for step in ready:
         fits = tokens + step.count <= token_budget or len(batch) == len(decodes)
-        if step.count > 1 and fits and not (step.is_scored and _scores(batch)):
+        if step.count > 1 and fits and not (step.is_bulky and _has_bulky(batch)):
             batch.append(step)
             tokens += step.count
     return batch
 
 
-def _scores(batch: Sequence[Waiting]) -> bool:
-    return any(step.is_scored and step.count > 1 for step in batch)
+def _has_bulky(batch: Sequence[Waiting]) -> bool:
+    return any(step.is_bulky and step.count > 1 for step in batch)
 
 
 def _first_of_each_session(waiting: Sequence[Step], span: Span) -> list[Step]:

@@ -23,9 +23,12 @@ from worker.metrics import WorkerMetrics
 from worker.outcomes import answers, packed, rows_to_keep
 from worker.pacer import Pacer
 from worker.parts import PartKey
+from worker.pooling import check_continues
+from worker.reading import tap_of
 from worker.scoring import followers
 from worker.span_model import SpanModel
 from worker.tensors import from_payload
+from worker.told import with_states
 from worker.turns import Turns
 from worker.wants import wants_of
 from worker.work import Asked, Outcome, Work
@@ -208,6 +211,8 @@ class Engine:
             try:
                 inputs, asked = self._inputs_of(work), self._asked_of(work)
                 segment = self._cache.segment(work.key, work.position, work.count, work.pages)
+                if asked.is_mean:
+                    check_continues(segment.cache.states, work.position)
                 runnable.append((work, inputs, asked, segment))
             except StepRefused as error:
                 work.on_failed(error)
@@ -259,7 +264,10 @@ class Engine:
         if work.is_scored and work.key[1].end != self._model.num_blocks:
             raise StepRefused("bad_step", "asks for scores before the last block")
         wants = wants_of(work.context, work.sample, self._grammars, vocab_size)
-        return Asked(wants, followers(work.context, work.position, work.count, vocab_size))
+        is_mean = work.read is not None and work.read.kind == "mean"
+        is_mean &= work.key[1].end == self._model.num_blocks
+        told = followers(work.context, work.position, work.count, vocab_size)
+        return Asked(wants, told, is_mean)
 
     def _forward(
         self,
@@ -269,13 +277,24 @@ class Engine:
         segments: list[Segment],
     ) -> list[Outcome | StepRefused]:
         active = works[0].key[1]
-        keep = rows_to_keep(works, asked)
-        out = self._model.run(torch.cat(inputs), segments, active, keep)
+        # logits that a step asks to be told are for its last hop to tell
+        keep = rows_to_keep(works, asked) if active.end == self._model.num_blocks else []
+        outcomes: list[Outcome | StepRefused]
+        tap = tap_of(works, active, self._model.num_blocks)
+        if tap:
+            out, states = self._model.run_tapped(torch.cat(inputs), segments, active, keep, tap)
+        else:
+            out, states = self._model.run(torch.cat(inputs), segments, active, keep), {}
         for segment in segments:
             segment.cache.length = segment.end
-        if active.end == self._model.num_blocks:
-            return answers(works, asked, out) if keep else [Outcome() for _ in works]
-        return packed(out, works)
+        if active.end < self._model.num_blocks:
+            outcomes = packed(out, works)
+        else:
+            outcomes = answers(works, asked, out) if keep else [Outcome() for _ in works]
+        if tap:
+            blocks = self._model.num_blocks
+            return with_states(outcomes, works, segments, states, active, blocks)
+        return outcomes
 
     def _measure(self, batch: list[Work], seconds: float, processor_seconds: float) -> None:
         counts = [work.count for work in batch]

@@ -14,6 +14,7 @@ from worker.own_cache import OwnCache
 from worker.page_pool import PAGE_TOKENS, PagePool
 from worker.page_table import PageTable
 from worker.parts import PartKey
+from worker.pooling import RunningSum
 from worker.tensors import to_device
 
 
@@ -29,6 +30,7 @@ class Slab:
     keys: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     values: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     own: OwnCache | None = None  # instead of keys and values, where a family needs its own
+    states: RunningSum | None = None  # of the last states, where their mean is asked for
 
     def write(self, block: int, position: int, keys: Tensor, values: Tensor) -> None:
         """Put keys and values [kv_heads, count, head_dim] at `position` and those after it."""

@@ -6,9 +6,11 @@ from torch import Tensor
 
 from shared.errors import StepRefused
 from shared.wire.messages import PayloadDtype, TokenLogprobs, WireDtype
+from worker.reading import rows_of_logits
 from worker.sampling import finite, logprobs, sample
 from worker.scoring import rows_wanted, score
 from worker.tensors import encode_int8, name_of, to_payload
+from worker.told import told
 from worker.wants import Want, bent
 from worker.work import Asked, Outcome, Work
 
@@ -43,13 +45,17 @@ def rows_to_keep(works: list[Work], asked: list[Asked]) -> list[int]:
 
 
 def _rows_of(work: Work, asked: Asked) -> list[int]:
+    if rows := rows_of_logits(work):  # such a step samples and scores nothing
+        return rows
     return rows_wanted(work.position, work.sample, len(asked.followers))
 
 
 def answers(works: list[Work], asked: list[Asked], logits: Tensor) -> list[Outcome | StepRefused]:
-    """The tokens and scores of each step, whose rows of `logits` follow each other."""
+    """The tokens, scores and logits of each step, whose rows of `logits` follow each other."""
     wants = [ask.wants for ask in asked]
-    if not any(ask.followers for ask in asked):
+    if not any(
+        ask.followers or rows_of_logits(work) for work, ask in zip(works, asked, strict=True)
+    ):
         return _choose_tokens(wants, logits)
     sampled: list[int] = []
     starts: list[int] = []
@@ -61,7 +67,7 @@ def answers(works: list[Work], asked: list[Asked], logits: Tensor) -> list[Outco
         start += len(rows)
     chosen = _choose_tokens(wants, logits[sampled])
     return [
-        _with_scores(outcome, work, ask, logits[start:])
+        _with_logits(_with_scores(outcome, work, ask, logits[start:]), work, logits[start:])
         for outcome, work, ask, start in zip(chosen, works, asked, starts, strict=True)
     ]
 
@@ -79,6 +85,18 @@ def _with_scores(
     except StepRefused as error:
         return error
     return replace(outcome, scores=scores)
+
+
+def _with_logits(
+    outcome: Outcome | StepRefused, work: Work, logits: Tensor
+) -> Outcome | StepRefused:
+    """The outcome of a step with the logits it asked for, which come first in `logits`."""
+    rows = logits[: len(rows_of_logits(work))]
+    if isinstance(outcome, StepRefused) or work.read is None or not len(rows):
+        return outcome
+    if not bool(finite(rows).all()):
+        return StepRefused("engine_failed", "the logits are not finite")
+    return replace(outcome, told=(told(work.key[1].end, work.read.positions, rows),))
 
 
 def _choose_tokens(wants: list[list[Want]], logits: Tensor) -> list[Outcome | StepRefused]:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from worker.own_cache import OwnCache
 from worker.page_pool import PAGE_TOKENS, PagePool
+from worker.pooling import RunningSum
 
 
 class PageTable:
@@ -17,6 +18,7 @@ class PageTable:
     """
 
     own: OwnCache | None = None  # families with a cache of their own have no pages
+    states: RunningSum | None = None  # of the last states, where their mean is asked for
 
     def __init__(self, pool: PagePool) -> None:
         self.pool = pool

@@ -25,6 +25,9 @@ class Slot(nn.Module):
         self.active: Span | None = None
         self.wire_in: Tensor | None = None
         self.wire_out: Tensor | None = None
+        # what taps take: these rows of what comes in here, whether a block of ours takes it or not
+        self.tap_rows: Tensor | None = None
+        self.tapped: list[Tensor] = []
         # how many values this family's blocks return as a tuple; 0: the tensor alone
         self.num_returned = 0
         if hosted:
@@ -37,6 +40,8 @@ class Slot(nn.Module):
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         span = self.active
         assert span is not None
+        if self.tap_rows is not None:
+            self.tapped.append(hidden[0][self.tap_rows])  # a copy: some blocks write in place
         if span.start <= self.index < span.end:
             return self.block(*args, **kwargs)
         if self.index == span.start - 1:

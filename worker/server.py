@@ -34,6 +34,7 @@ from shared.wire.messages import (
     Sampling,
     SamplingContext,
     Scores,
+    States,
     Status,
     Step,
     Tokens,
@@ -43,6 +44,7 @@ from worker.copies import GATHER_SECONDS, Copies
 from worker.engine import Engine
 from worker.neighbours import Neighbours
 from worker.parts import PartKey, part_of
+from worker.reading import check
 from worker.scoring import MAX_SCORED
 from worker.sessions import Sessions
 from worker.steps import pieces
@@ -69,6 +71,8 @@ class Shape(Protocol):
     def num_blocks(self) -> int: ...
     @property
     def hidden_size(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
     @property
     def max_positions(self) -> int: ...
     @property
@@ -169,7 +173,9 @@ class WorkerServer:
                 self._answer(link.peer, self.status)
             case Status():
                 pass  # a worker that dialled us may take us for a gateway
-            case Hello() | Proof() | Checkpoint() | Tokens() | Scores() | Filled() | Refused() as m:
+            case Hello() | Proof() | Checkpoint() | Refused() as m:
+                raise ProtocolError(f"a worker takes no {type(m).__name__}")
+            case Tokens() | Scores() | States() | Filled() as m:
                 raise ProtocolError(f"a worker takes no {type(m).__name__}")
 
     def _on_lost(self, peer: PeerId) -> None:
@@ -223,6 +229,9 @@ class WorkerServer:
             most = self._engine.max_step_tokens
             if context.scoring:
                 most = min(most, MAX_SCORED)
+            if step.read:
+                at_once = step.read.rows_at_once(self._shape.hidden_size, self._shape.vocab_size)
+                most = most if len(step.read.positions) <= at_once else min(most, at_once)
             for piece, rows in pieces(step, payload, most):
                 self._run(piece, rows, context)
         except StepRefused as error:
@@ -253,6 +262,7 @@ class WorkerServer:
                 context=context,
                 wire_dtype=step.wire_dtype,
                 gateway=step.gateway,
+                read=step.read,
                 on_done=lambda outcome: post(self._on_done, step, outcome),
                 on_failed=lambda error: post(self._on_failed, step, error),
             )
@@ -305,6 +315,7 @@ class WorkerServer:
             raise StepRefused("bad_step", "asks for samples of positions that do not follow")
         if step.sample and step.hops[-1].span.end != self._shape.num_blocks:
             raise StepRefused("bad_step", "asks for a sample before the last block")
+        check(step, self._shape.num_blocks, self._shape.hidden_size)
 
     def _on_failed(self, step: Step, error: StepRefused) -> None:
         key = part_of(step)
@@ -317,8 +328,15 @@ class WorkerServer:
     def _on_done(self, step: Step, outcome: Outcome) -> None:
         if self.sessions.is_closed(SessionId(step.session), step.gateway, step.epoch):
             return  # its gateway no longer waits, and the hops behind have been told so
+        if len(step.hops) > 1 and not self._push_on(step, outcome):
+            return
+        for told in outcome.told:
+            states = States(
+                step.session, step.epoch, told.block, told.positions, told.dtype, told.width
+            )
+            self._answer(step.gateway, states, told.payload)
         if len(step.hops) > 1:
-            self._push_on(step, outcome)
+            self._send_copy(step, outcome)  # after what was read: it tells that all of it is done
         if outcome.scores:
             scores = Scores(step.session, step.epoch, step.position + 1, outcome.scores)
             self._answer(step.gateway, scores)
@@ -338,8 +356,8 @@ class WorkerServer:
             block = step.hops[0].span.end
             self._answer(step.gateway, Filled(step.session, step.epoch, block, end))
 
-    def _push_on(self, step: Step, outcome: Outcome) -> None:
-        """The next hop first: the checkpoint copy is off the critical path."""
+    def _push_on(self, step: Step, outcome: Outcome) -> bool:
+        """The next hop first: what the gateway gets of it is off the critical path."""
         onward = msgspec.structs.replace(
             step, hops=step.hops[1:], grants=step.grants[1:], dtype=outcome.dtype
         )
@@ -347,16 +365,19 @@ class WorkerServer:
             frame = encode(onward, outcome.payload)
         except ProtocolError as error:
             self._on_failed(step, StepRefused("bad_step", str(error)))
-            return
+            return False
         following = onward.hops[0].worker
         if following == self._identity.peer:  # it took over the span after its own
             self._on_step(onward, memoryview(outcome.payload), step.gateway)
         else:
-            slim = msgspec.structs.replace(step, context=b"", prefix=())
+            slim = msgspec.structs.replace(step, context=b"", prefix=(), read=None)
             self._pushed[part_of(step)] = slim
             self._neighbours.push(
                 step.gateway, following, frame, partial(self._on_unreachable, step)
             )
+        return True
+
+    def _send_copy(self, step: Step, outcome: Outcome) -> None:
         checkpoint = Checkpoint(
             step.session,
             step.epoch,

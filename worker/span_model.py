@@ -23,6 +23,8 @@ from worker.own_cache import OwnCache
 from worker.packed_linear import is_packed
 from worker.pruning import install_slots
 from worker.quantization import weight_bytes
+from worker.reading import Tap
+from worker.taps import Taps
 from worker.tensors import to_device
 
 
@@ -51,6 +53,7 @@ class SpanModel:
         takes_params = "cache_params" in self._base_takes
         self._cache_name = "cache_params" if takes_params else "past_key_values"
         self._slots = install_slots(model, span)
+        self._taps = Taps(self._slots, self._base, self.device)
         if verdict.state == "batched":
             _use_our_attention(model)
         model.eval()
@@ -84,6 +87,24 @@ class SpanModel:
         (segment,) = segments
         return self._run_alone(inputs, segment, active, keep)
 
+    def run_tapped(
+        self,
+        inputs: Tensor,
+        segments: list[Segment],
+        active: Span,
+        keep: Sequence[int],
+        tap: Tap,
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """As `run`, and by block the rows of the states it is given that `tap` names.
+
+        A block's own inputs can be had for the blocks after the first of `active`, up to the one
+        that follows; block 0's where `active` starts there. The number of blocks stands for what
+        comes out of the final norm.
+        """
+        with self._taps.opened(tap):
+            out = self.run(inputs, segments, active, keep)
+            return out, self._taps.take()
+
     def _run_alone(
         self, inputs: Tensor, segment: Segment, active: Span, keep: Sequence[int]
     ) -> Tensor:
@@ -92,13 +113,21 @@ class SpanModel:
         own = own or OwnCache(self._model.config, active)
         again = own.rewind(segment.position)
         if again is not None:
-            self._run_on(again, own, active, [])
+            self._run_on(again, own, active, [], is_new=False)
         own.remember(inputs)
         out = self._run_on(inputs, own, active, keep)
         segment.cache.own = own
         return out
 
-    def _run_on(self, inputs: Tensor, own: OwnCache, active: Span, keep: Sequence[int]) -> Tensor:
+    def _run_on(
+        self,
+        inputs: Tensor,
+        own: OwnCache,
+        active: Span,
+        keep: Sequence[int],
+        *,
+        is_new: bool = True,
+    ) -> Tensor:
         """Run what follows the cache, in one forward or, where a family cannot, in many."""
         at_once = self._verdict.continues or own.length == 0
         size = len(inputs) if at_once else 1
@@ -107,6 +136,7 @@ class SpanModel:
             rows = [row - start for row in keep if start <= row < start + size]
             positions = torch.arange(own.length, own.length + size, device=self.device)[None]
             part = inputs[start : start + size]
+            self._taps.narrow(start, size if is_new else 0)
             out = self._forward(part, positions, active, rows, own.cache)
             own.length += size
             if rows or not keep:

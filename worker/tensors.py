@@ -5,15 +5,15 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from shared.errors import ProtocolError
-from shared.wire.messages import BLOCK_ELEMENTS, PayloadDtype, row_bytes
+from shared.wire.messages import BLOCK_ELEMENTS, ModelDtype, PayloadDtype, row_bytes
 
-DTYPES: dict[PayloadDtype, torch.dtype] = {
-    "int32": torch.int32,
+_MODEL_DTYPES: dict[ModelDtype, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-_NAMES: dict[torch.dtype, PayloadDtype] = {dtype: name for name, dtype in DTYPES.items()}
+_NAMES: dict[torch.dtype, ModelDtype] = {dtype: name for name, dtype in _MODEL_DTYPES.items()}
+DTYPES: dict[PayloadDtype, torch.dtype] = {"int32": torch.int32, **_MODEL_DTYPES}
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -80,6 +80,6 @@ def _decode_int8(data: Tensor, shape: tuple[int, ...]) -> Tensor:
     return blocks.flatten(-2)[..., :width].contiguous()
 
 
-def name_of(dtype: torch.dtype) -> PayloadDtype:
+def name_of(dtype: torch.dtype) -> ModelDtype:
     """The wire's name of a dtype."""
     return _NAMES[dtype]

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 
 from shared.errors import StepRefused
 from shared.swarm import PeerId
-from shared.wire.messages import PayloadDtype, SamplingContext, TokenLogprobs, WireDtype
+from shared.wire.messages import (
+    ModelDtype,
+    PayloadDtype,
+    Reading,
+    SamplingContext,
+    TokenLogprobs,
+    WireDtype,
+)
 from worker.parts import PartKey
 from worker.wants import Want
 
@@ -13,14 +20,27 @@ NOBODY = PeerId("")
 
 
 @dataclass(frozen=True)
+class Told:
+    """What a reading asked for at `positions`: rows of `width` elements, see wire States."""
+
+    block: int
+    positions: tuple[int, ...]
+    dtype: ModelDtype
+    width: int
+    payload: bytes
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What a step came to: hidden states to push on, or the tokens and scores asked for."""
+    """What a step came to: hidden states to push on, or the tokens and scores asked for, and what
+    was read on the way."""
 
     payload: bytes = b""
     dtype: PayloadDtype = "float32"
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
     scores: tuple[TokenLogprobs, ...] = ()
+    told: tuple[Told, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,17 +64,24 @@ class Work:
     on_failed: Callable[[StepRefused], object]
     wire_dtype: WireDtype = "model"
     gateway: PeerId = NOBODY
+    read: Reading | None = None
 
     @property
     def is_scored(self) -> bool:
         """Whether tokens of the text itself are scored."""
         return self.context.scoring is not None
 
+    @property
+    def is_bulky(self) -> bool:
+        """Whether each of its tokens may bring logits or many states into memory."""
+        return self.is_scored or (self.read is not None and self.read.kind != "mean")
+
 
 @dataclass(frozen=True)
 class Asked:
     """What a step asks of its logits: tokens to choose, and how likely those are that `followers`
-    names, the first of which follows its first input."""
+    names, the first of which follows its first input. And whether it adds to a mean."""
 
     wants: list[Want]
     followers: list[int]
+    is_mean: bool = False

@@ -30,6 +30,8 @@ MAX_NEIGHBOURS = 64
 """Ways to other workers that a worker tells of."""
 MAX_GATHERED_TOKENS = 16
 """Decode steps whose outputs may go to the gateway in one copy."""
+MAX_READ_BYTES = 32 << 20
+"""What one step may bring the gateway of states or logits, as float32."""
 
 Session = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Peer = Annotated[PeerId, msgspec.Meta(max_length=128)]
@@ -40,6 +42,9 @@ Epoch = Annotated[int, msgspec.Meta(ge=0, le=MAX_EPOCH)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 Name = Annotated[str, msgspec.Meta(max_length=128)]
 Sentence = Annotated[str, msgspec.Meta(max_length=1024)]
+
+ModelDtype = Literal["float32", "bfloat16", "float16"]
+"""What models compute in."""
 
 PayloadDtype = Literal["int32", "float32", "bfloat16", "float16", "int8b64"]
 """Token ids travel as int32, hidden states in the model's dtype, all little-endian.
@@ -170,6 +175,28 @@ class SamplingContext(msgspec.Struct, frozen=True, omit_defaults=True):
     scoring: Scoring | None = None
 
 
+class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the gateway is to be told of a text itself, after each of `positions`, in their order.
+
+    `states`: what each of `blocks` is given there; 0 is given the embedding, and the number of
+    blocks stands for what comes out of the final norm. Each hop tells of the blocks that follow
+    its own. `logits`: as the model gives them, from the last hop. `mean`: of the last states up to
+    there, its first `dimensions` elements, or all for 0, made a vector of length 1; for this the
+    last hop has to be asked in every step from position 0 on.
+    """
+
+    kind: Literal["states", "logits", "mean"]
+    positions: Annotated[tuple[Position, ...], msgspec.Meta(max_length=MAX_STEP_TOKENS)] = ()
+    blocks: Annotated[tuple[BlockIndex, ...], msgspec.Meta(max_length=MAX_BLOCKS + 1)] = ()
+    dimensions: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)] = 0
+
+    def rows_at_once(self, hidden_size: int, vocab_size: int) -> int:
+        """How many positions a step may be asked for, so that it brings no more than it may."""
+        widths = {"states": hidden_size * len(self.blocks), "logits": vocab_size}
+        width = widths.get(self.kind, hidden_size)
+        return max(1, MAX_READ_BYTES // row_bytes("float32", width))
+
+
 class Step(Message, frozen=True, tag="step"):
     """Run `count` tokens from `position` on through `hops`, the receiver first.
 
@@ -177,7 +204,7 @@ class Step(Message, frozen=True, tag="step"):
     states [count, hidden_size]. `sample` holds the positions after which a token is wanted.
     `epoch` grows with every change of route; a worker drops steps of an older one. With
     `acknowledge` the last of the hops answers with Filled. With `gathers` the copies of outputs
-    may come to the gateway some at a time, a moment later.
+    may come to the gateway some at a time, a moment later. A step with `read` samples nothing.
     """
 
     session: Session
@@ -196,6 +223,7 @@ class Step(Message, frozen=True, tag="step"):
     gathers: bool = False
     grants: Grants = ()
     """For each of the hops the gateway's word that the session is its own, see shared/grants.py."""
+    read: Reading | None = None
 
 
 class Checkpoint(Message, frozen=True, tag="checkpoint"):
@@ -242,6 +270,22 @@ class Scores(Message, frozen=True, tag="scores"):
     epoch: Epoch
     position: Position
     logprobs: Annotated[tuple[TokenLogprobs, ...], msgspec.Meta(min_length=1, max_length=256)]
+
+
+class States(Message, frozen=True, tag="states"):
+    """What was read after `positions`: payload [len(positions), width].
+
+    It is what `block` is given there; logits and means stand under the number of blocks.
+    """
+
+    session: Session
+    epoch: Epoch
+    block: BlockIndex
+    positions: Annotated[
+        tuple[Position, ...], msgspec.Meta(min_length=1, max_length=MAX_STEP_TOKENS)
+    ]
+    dtype: ModelDtype
+    width: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
 
 
 class Filled(Message, frozen=True, tag="filled"):
@@ -324,6 +368,7 @@ AnyMessage = (
     | Checkpoint
     | Tokens
     | Scores
+    | States
     | Filled
     | Refused
     | Introduce

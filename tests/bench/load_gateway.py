@@ -17,8 +17,8 @@ from gateway.admission import Admission
 from gateway.app import build_app
 from gateway.checkpoints import Checkpoints
 from gateway.generate import SwarmGenerator
-from gateway.generation import Limits
 from gateway.links import Links
+from gateway.means import Limits
 from gateway.metrics import GatewayMetrics
 from shared import logs
 from shared.discovery.directory import MemoryDirectory

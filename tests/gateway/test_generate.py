@@ -11,9 +11,9 @@ import pytest
 
 from gateway.checkpoints import Checkpoints
 from gateway.generate import SwarmGenerator
-from gateway.generation import Limits
 from gateway.generator import Token
 from gateway.links import Links
+from gateway.means import Limits
 from shared.discovery.directory import MemoryDirectory
 from shared.discovery.watcher import Watcher
 from shared.errors import GenerationFailed, NoRoute, RefusalCode

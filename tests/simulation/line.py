@@ -6,6 +6,7 @@ checkpoints; hops are shadowed. One seed decides everything.
 """
 
 import random
+import struct
 from array import array
 from collections import defaultdict, deque
 from collections.abc import Sequence
@@ -16,27 +17,34 @@ import msgspec
 
 from gateway.actions import Action, Emit, EmitScores, Send
 from gateway.contexts import Contexts
+from gateway.reader import Reader
 from gateway.session import Session
 from shared.errors import StepRefused
-from shared.swarm import Hop, PeerId, SessionId, Span
+from shared.swarm import Hop, ModelSpec, PeerId, SessionId, Span
 from shared.wire.messages import (
     Checkpoint,
     Close,
     Filled,
+    Reading,
     Refused,
     Sampling,
     SamplingContext,
     Scores,
+    States,
     Step,
     TokenLogprobs,
     Tokens,
 )
 from worker.copies import Copies
+from worker.reading import told
 from worker.sessions import Sessions
 
 GATEWAY = PeerId("gateway")
 SESSION = SessionId(bytes(16))
 PROMPT = (11, 12, 13, 14, 15)
+TEXT = tuple(range(11, 23))
+READING = Reading("states", (0, 2, 3, *range(6, 12)), (0, 3, 8, 12))
+"""What is read of TEXT, if anything is."""
 VOCABULARY = 50_000
 PAGES = 8
 """Of 4 tokens each, on every worker: enough for one session, and not for two of full length."""
@@ -47,8 +55,8 @@ class Faults:
     """Chances per tick; `lost_checkpoints` is one per copy, `guess` one per step, `repeat` one per
     message to the gateway, which then comes twice.
 
-    With `standby` every hop is shadowed all the time, with `scores` the prompt is scored. At most
-    `most` faults befall a run.
+    With `standby` every hop is shadowed all the time, with `scores` the prompt is scored; with
+    `reads` a text is read and not gone on with. At most `most` faults befall a run.
     """
 
     kill: float = 0.0
@@ -61,6 +69,7 @@ class Faults:
     guess: float = 0.0
     standby: bool = False
     scores: bool = False
+    reads: bool = False
     most: int = 10
 
 
@@ -95,7 +104,8 @@ class ToyWorker:
             )
             self.out.append((GATEWAY, refusal, ()))
             return
-        self._hand_on(message, self._run(message.hops[0].span, message.position, values))
+        outputs = self._run(message.hops[0].span, message.position, values)
+        self._hand_on(message, values, outputs)
 
     def forget(self) -> None:
         """Lose all caches and know it."""
@@ -135,7 +145,23 @@ class ToyWorker:
                 scores = Scores(SESSION, step.epoch, scoring.position + start, told)
                 self.out.append((GATEWAY, scores, ()))
 
-    def _hand_on(self, step: Step, outputs: tuple[int, ...]) -> None:
+    def _tell(self, step: Step, inputs: tuple[int, ...]) -> None:
+        """Answer what is read of this span: each block's states in a message, some cut in two."""
+        span = step.hops[0].span
+        for block in told(step.read, span) if step.read else ():
+            assert step.read
+            rows = [
+                self.caches[span][p][block - 1] if block else inputs[p - step.position]
+                for p in step.read.positions
+            ]
+            half = len(rows) // 2 if block % 2 else 0
+            for part in (slice(0, half), slice(half, None)):
+                if positions := step.read.positions[part]:
+                    states = States(SESSION, step.epoch, block, positions, "float32", 2)
+                    packed = b"".join(struct.pack("<q", row) for row in rows[part])
+                    self.out.append((GATEWAY, states, packed))
+
+    def _hand_on(self, step: Step, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> None:
         end = step.position + step.count
         block = step.hops[0].span.end
         if len(step.hops) > 1:
@@ -151,12 +177,15 @@ class ToyWorker:
                 step.context,
                 acknowledge=step.acknowledge,
                 gathers=step.gathers,
+                read=step.read,
             )
             self.out.append((onward.hops[0].worker, onward, outputs))
+            self._tell(step, inputs)
             copy = Checkpoint(SESSION, step.epoch, block, step.position, step.count, "float32")
             packed = repr(outputs)[1:-1].rstrip(",").encode() + b","
             self.copies.add(GATEWAY, copy, packed, gathers=step.gathers)
             return
+        self._tell(step, inputs)
         if step.context:
             self._score(step, outputs)
         if step.acknowledge:
@@ -204,8 +233,10 @@ class Line:
         self.unnoticed: list[PeerId] = []
         self.linked: set[PeerId] = set()
         self.touched: set[PeerId] = set()
+        spec = ModelSpec("toy", "r1", self.num_blocks, 2, VOCABULARY, 64)
+        self.reader = Reader(READING, spec) if self.faults.reads else None
         self.session = self.session_class(
-            PROMPT,
+            TEXT if self.reader else PROMPT,
             self.blocks,
             max_tokens=self.num_tokens,
             stop_ids=frozenset(),
@@ -213,6 +244,7 @@ class Line:
             held=self._held,
             propose=self._propose,
             num_scored=len(PROMPT) if self.faults.scores else 0,
+            reader=self.reader,
         )
         self.contexts = Contexts(Sampling(num_prompt_logprobs=0), PROMPT)
 
@@ -226,6 +258,12 @@ class Line:
             self._break_something()
             self._deliver_something()
         raise AssertionError("the generation never ended")
+
+    @property
+    def read(self) -> dict[int, bytes]:
+        """What was read, by block."""
+        rows = self.reader.rows if self.reader else {}
+        return {block: b"".join(its.parts) for block, its in rows.items()}
 
     def parts_left(self) -> int:
         """After the end: the parts held by workers that can still be told of it."""
@@ -388,6 +426,10 @@ class Line:
                 return actions
             case Scores() as s:
                 return session.scores_arrived(source, s.epoch, s.position, s.logprobs)
+            case States() as s:
+                assert self.reader
+                assert self.reader.fits(s, len(values))
+                return session.states_arrived(source, s, memoryview(values))
             case Filled(epoch=epoch, block=block, position=position):
                 return session.filled(source, epoch, block, position)
             case Refused() as r:
@@ -439,5 +481,6 @@ class Line:
             self.contexts.context(self.session.tokens, (), scored) if scored else b"",
             acknowledge=send.acknowledge,
             gathers=not self.session.is_shadowed,
+            read=send.read,
         )
         self.links[GATEWAY, send.hops[0].worker].append((step, values))

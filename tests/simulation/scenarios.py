@@ -21,6 +21,10 @@ _scored = Line(0, Faults(scores=True))
 _scored.run()
 SCORES = _scored.scores
 
+_read = Line(0, Faults(reads=True))
+assert _read.run() == []
+READ = _read.read
+
 EVERYTHING = Faults(
     kill=0.02, forget=0.02, refuse=0.02, leave=0.03, squeeze=0.02, repeat=0.1, guess=0.7
 )
@@ -33,6 +37,7 @@ SCENARIOS = {
     "standby": Faults(kill=0.05, standby=True),
     "everything": replace(EVERYTHING, guess=0.0),
     "everything, scores": replace(EVERYTHING, guess=0.0, scores=True),
+    "everything, reading": replace(EVERYTHING, reads=True),
     "everything, guesses": EVERYTHING,
     "everything, guesses, standby": replace(EVERYTHING, standby=True),
 }
@@ -74,12 +79,13 @@ def run(
     line = Line(
         seed,
         faults,
-        truth=UNDISTURBED,
+        truth=[] if faults.reads else UNDISTURBED,
         session_class=session_class,
         sessions_class=sessions_class,
     )
     try:
-        is_wrong = line.run() != UNDISTURBED
+        is_wrong = line.run() != ([] if faults.reads else UNDISTURBED)
+        is_wrong |= line.read != (READ if faults.reads else {})
         is_wrong |= line.scores != (SCORES if faults.scores else [])
         num_leaks, is_stuck = line.parts_left(), False
     except AssertionError:  # of the simulation: a rule was broken on the way, or it never ended

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.simulation.line import PROMPT, Faults, Line
-from tests.simulation.scenarios import SCENARIOS, SCORES, UNDISTURBED, all_faults, tally
+from tests.simulation.scenarios import READ, SCENARIOS, SCORES, UNDISTURBED, all_faults, tally
 
 RUNS = 200
 
@@ -15,10 +15,11 @@ def test_the_undisturbed_run_is_reproducible():
     assert Line(1, Faults()).run() == UNDISTURBED
     assert Line(1, Faults(scores=True)).run() == UNDISTURBED
     assert len(SCORES) == len(PROMPT) - 1
+    assert [len(rows) for rows in READ.values()] == [8 * 9] * 4
 
 
 @pytest.mark.parametrize(("name", "faults"), all_faults(), ids=[name for name, _ in all_faults()])
-def test_no_token_or_score_is_ever_wrong_or_lost_and_no_page_leaks(name: str, faults: Faults):
+def test_no_token_score_or_state_is_ever_wrong_or_lost_and_no_page_leaks(name: str, faults: Faults):
     done = tally(faults, range(RUNS))
     assert (done.wrong, done.leaks, done.stuck) == (0, 0, 0), f"seed {done.first_bad_seed}"
     assert done.faults > RUNS  # they did happen

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +18,9 @@ STANDBY = SCENARIOS["everything, guesses, standby"]
 HALF_LOST = Faults(kill=0.05, forget=0.03, lost_checkpoints=0.5)
 NOTHING_FORGOTTEN = Faults(kill=0.03, leave=0.05, lost_checkpoints=0.5, scores=True)
 SCORED = Faults(kill=0.1, forget=0.05, lost_checkpoints=0.5, repeat=0.1, scores=True)
-FAULTS = (EVERYTHING, STANDBY, HALF_LOST, SCORED)
+READ_BESIDE_STANDBYS = Faults(kill=0.05, leave=0.02, standby=True, reads=True)
+FAULTS = (EVERYTHING, STANDBY, HALF_LOST, SCORED, READ_BESIDE_STANDBYS)
+ALWAYS_IN_TIME = (NOTHING_FORGOTTEN, replace(NOTHING_FORGOTTEN, scores=False, reads=True))
 
 SESSION = {
     "answers of an older route": ("or epoch != self.epoch or position", "or position"),
@@ -31,6 +34,8 @@ SESSION = {
         "position > 0",
     ),
     "a loss costs no scores that came": ("self._unanswered = end - 1", "pass"),
+    "states of an older route": ("or states.epoch != self.epoch:", ":"),
+    "hops that owe states run again": (">= end and not owes", ">= end"),
     "hops that lag are refilled": ("if self._filled[hop] < self._unanswered]", "if False]"),
     "a refill goes upstream when a copy is missing": (
         "while first > 0 and self._held(self.route[first].span.start) <= start:",
@@ -105,7 +110,7 @@ def _goes_wrong(seeds: int = SEEDS, **classes: type) -> bool:
             if any(_is_bad(run(seed, faults, **classes)) for faults in FAULTS):
                 return True
             # steps in order are never sent too early to workers that forget nothing
-            if run(seed, NOTHING_FORGOTTEN, **classes).gap_refusals:
+            if any(run(seed, faults, **classes).gap_refusals for faults in ALWAYS_IN_TIME):
                 return True
         except Exception:  # a mutant may come to any end
             return True

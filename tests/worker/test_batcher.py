@@ -18,11 +18,11 @@ class Item:
 
     key: PartKey
     count: int
-    is_scored: bool = False
+    is_bulky: bool = False
 
 
-def item(session: int, count: int = 1, span: Span = WHOLE, is_scored: bool = False) -> Item:
-    return Item((SessionId(bytes([session]) * 16), span), count, is_scored)
+def item(session: int, count: int = 1, span: Span = WHOLE, is_bulky: bool = False) -> Item:
+    return Item((SessionId(bytes([session]) * 16), span), count, is_bulky)
 
 
 spans = st.sampled_from([WHOLE, HALF])
@@ -57,9 +57,9 @@ def test_one_prefill_always_runs_however_large():
     assert choose([*decodes, huge], 4) == [*decodes[:4], huge]
 
 
-def test_one_prompt_is_scored_at_a_time_and_others_run_beside_it():
-    scored, other = item(1, 4, is_scored=True), item(2, 3, is_scored=True)
-    plain, decode = item(3, 2), item(4, is_scored=True)
+def test_of_the_texts_that_are_scored_or_read_one_runs_at_a_time_and_others_beside_it():
+    scored, other = item(1, 4, is_bulky=True), item(2, 3, is_bulky=True)
+    plain, decode = item(3, 2), item(4, is_bulky=True)
     assert choose([scored, other, plain, decode], 20) == [decode, scored, plain]
 
 
@@ -88,7 +88,7 @@ def test_every_batch_keeps_the_rules(waiting: list[Item], budget: int):
     assert [step.count > 1 for step in batch] == sorted(step.count > 1 for step in batch)
     assert sum(step.count for step in batch) <= budget or len(prefills) <= 1
     assert len(batch) - len(prefills) <= budget
-    assert len([step for step in batch if step.is_scored and step.count > 1]) <= 1
+    assert len([step for step in batch if step.is_bulky and step.count > 1]) <= 1
 
 
 @given(waitings, budgets)
