@@ -80,6 +80,11 @@ class Admission:
             self._turns.end(turn)
             self._call_up()
 
+    def has_spare_slot(self, caller: Caller) -> bool:
+        """Whether a slot would be this caller's at once, and nobody waits."""
+        most = caller.key.max_streams if caller.key else None
+        return self._turns.has_spare(Turn(caller.name, "", most))
+
     def _allowance(self, caller: Caller) -> Allowance | None:
         return self._allowances.of(caller.key, self._clock()) if caller.key else None
 

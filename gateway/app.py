@@ -9,7 +9,10 @@ from starlette.middleware.cors import CORSMiddleware
 from gateway.api.chat import chat_routes
 from gateway.api.completions import completion_routes
 from gateway.api.door import METRICS_PATH, OPEN_PATHS, Door
+from gateway.api.embeddings import embeddings_routes
 from gateway.api.errors import add_error_handlers
+from gateway.api.hidden_states import hidden_states_routes
+from gateway.api.logits import logits_routes
 from gateway.api.messages.routes import message_routes
 from gateway.api.metrics import metrics_routes
 from gateway.api.middleware import CountRequests, LastResort, OneForm, RequestId
@@ -18,6 +21,20 @@ from gateway.api.responses.routes import response_routes
 from gateway.api.status import status_routes
 from gateway.api.tokenize import tokenize_routes
 from gateway.services import Services
+
+ROUTES: Final = (
+    chat_routes,
+    completion_routes,
+    response_routes,
+    message_routes,
+    embeddings_routes,
+    hidden_states_routes,
+    logits_routes,
+    model_routes,
+    tokenize_routes,
+    status_routes,
+    metrics_routes,
+)
 
 EXPOSED_HEADERS: Final = (
     "x-request-id",
@@ -55,16 +72,7 @@ def build_app(services: Services) -> FastAPI:
         ],
     )
     add_error_handlers(app)
-    for routes in (
-        chat_routes,
-        completion_routes,
-        response_routes,
-        message_routes,
-        model_routes,
-        tokenize_routes,
-        status_routes,
-        metrics_routes,
-    ):
+    for routes in ROUTES:
         app.include_router(routes(services))
     return app
 

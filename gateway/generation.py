@@ -59,7 +59,9 @@ class Generation:
         made: tuple[int, ...] = (),
         reader: Reader | None = None,
     ) -> None:
-        limits = means.limits
+        limits, most = means.limits, means.limits.chunk_tokens
+        # where only the trusted may serve the ends of a text's route, they must be the model's
+        blocks = reader.span if reader and limits.trusted is None else means.spec.blocks
         # what was made before came with the scores
         is_scored = sampling.num_prompt_logprobs is not None and not made
         self._id = SessionId(os.urandom(16))
@@ -71,10 +73,10 @@ class Generation:
         self._limits = limits
         self._session = Session(
             prompt,
-            reader.span if reader else means.spec.blocks,
+            blocks,
             max_tokens=max_tokens,
             stop_ids=stop_ids,
-            chunk_tokens=_chunk_tokens(means, reader),
+            chunk_tokens=reader.step_tokens(most) if reader else most,
             held=self._held,
             propose=PromptLookup(limits.guess_tokens).propose,
             made=made,
@@ -504,12 +506,3 @@ class Generation:
         if block > 0:
             return self._checkpoints.rows(self._id, block, send.position, end)
         return "int32", pack_ids([*self._session.tokens[send.position : end], *send.guesses])
-
-
-def _chunk_tokens(means: Means, reader: Reader | None) -> int:
-    """Most tokens of a step: few enough for what is read of them, so that no worker cuts it."""
-    most = means.limits.chunk_tokens
-    if reader is None:
-        return most
-    at_once = reader.asked.rows_at_once(means.spec.hidden_size, means.spec.vocab_size)
-    return most if len(reader.asked.positions) <= at_once else min(most, at_once)

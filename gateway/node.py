@@ -28,6 +28,7 @@ from gateway.means import Limits
 from gateway.metrics import GatewayMetrics
 from gateway.redis_store import open_store
 from gateway.resume import Archive
+from gateway.room import Room
 from gateway.served import Models, ServedModel
 from gateway.services import Services
 from gateway.settings import GatewaySettings
@@ -125,6 +126,7 @@ async def _serve(
             archive=archive,
             responses=_responses(settings, archive),
             response_seconds=settings.response_seconds,
+            room=Room(settings.states_bytes),
             has_open_metrics=settings.open_metrics,
             allowed_origins=tuple(settings.cors_origins),
         )

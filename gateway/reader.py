@@ -42,6 +42,7 @@ class Reader:
 
     def __init__(self, asked: Reading, spec: ModelSpec) -> None:
         self.asked = asked
+        self._spec = spec
         widths = {"logits": spec.vocab_size, "mean": asked.dimensions or spec.hidden_size}
         self._width = widths.get(asked.kind, spec.hidden_size)
         blocks = asked.blocks if asked.kind == "states" else (spec.num_blocks,)
@@ -63,6 +64,11 @@ class Reader:
         is complete, as its last position is asked for."""
         count = min(rows.count for rows in self.rows.values())
         return self.asked.positions[count - 1] + 1 if count else 0
+
+    def step_tokens(self, most: int) -> int:
+        """How many tokens a step may have, at most `most`, so that no worker has to cut it."""
+        at_once = self.asked.rows_at_once(self._spec.hidden_size, self._spec.vocab_size)
+        return most if len(self.asked.positions) <= at_once else min(most, at_once)
 
     def part(self, start: int, end: int) -> Reading | None:
         """What a step of inputs `[start, end)` is to be asked for."""

@@ -8,6 +8,7 @@ from gateway.key_ring import KeyRing
 from gateway.keys import Caller
 from gateway.metrics import GatewayMetrics
 from gateway.resume import Archive
+from gateway.room import Room
 from gateway.served import Models, ServedModel
 from gateway.store import MemoryStore, Store
 
@@ -16,6 +17,7 @@ ARCHIVE_BYTES = 256 << 20
 ARCHIVE_SECONDS = 3600.0
 RESPONSE_BYTES = 64 << 20
 RESPONSE_SECONDS = 86400.0
+STATES_BYTES = 256 << 20
 
 
 def _archive() -> Archive:
@@ -24,6 +26,10 @@ def _archive() -> Archive:
 
 def _responses() -> Store:
     return MemoryStore(RESPONSE_BYTES)
+
+
+def _room() -> Room:
+    return Room(STATES_BYTES)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class Services:
     archive: Archive = field(default_factory=_archive)
     responses: Store = field(default_factory=_responses)
     response_seconds: float = RESPONSE_SECONDS
+    room: Room = field(default_factory=_room)
     max_body_bytes: int = MAX_BODY_BYTES
     has_open_metrics: bool = True
     allowed_origins: tuple[str, ...] = ("*",)

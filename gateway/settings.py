@@ -74,6 +74,12 @@ class GatewaySettings(BaseSettings):
     checkpoint_bytes: int = Field(
         GIB, ge=0, description="memory for checkpoints; 0 = always rebuild from token ids"
     )
+    states_bytes: int = Field(
+        256 << 20,
+        ge=1 << 20,
+        description="memory for hidden states, logits and embeddings on their way to clients, "
+        "each answer a quarter at most",
+    )
     prefill_chunk_tokens: int = Field(
         512, ge=1, le=8192, description="most tokens of a prompt that one step carries"
     )

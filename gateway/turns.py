@@ -52,6 +52,10 @@ class Turns:
             return Full.CALLER
         return Full.MODEL if self._of_model[turn.model] >= self._max_waiting else None
 
+    def has_spare(self, turn: Turn) -> bool:
+        """Whether it can run at once, and takes nobody's place."""
+        return not self.num_waiting and self._has_room(turn.caller, turn.most)
+
     def wait(self, turn: Turn) -> None:
         """Take a place in the queue, also where it need not wait long."""
         self._waiting.setdefault(turn.caller, deque()).append(turn)
