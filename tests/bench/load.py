@@ -80,7 +80,8 @@ async def run(server: Server, load: Load, made: Made) -> list[object]:
         open_bytes = server.bytes
         await asyncio.gather(*(reader.ended.wait() for reader in readers))
     seconds, cpu = time.perf_counter() - began, server.cpu_seconds - cpu_before
-    delays = made.delays
+    if not (delays := made.delays):
+        raise SystemExit("not one token came: see what the server says of it")
     return [
         load.streams,
         sum(not reader.is_whole for reader in readers),

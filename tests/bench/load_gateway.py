@@ -41,12 +41,14 @@ async def serve(record: bytes, port: int) -> None:
     watcher = Watcher(directory, TOPIC)
     await watcher.refresh()
     links = Links(Identity.create(), SWARM, watcher)
+    keeper = asyncio.create_task(links.keep_linked())
     metrics = GatewayMetrics()
     limits = Limits(512, 0, 60, 60)
     generator = SwarmGenerator(SPEC, links, Checkpoints(1 << 26), limits, metrics)
     services = services_around(
         generator,  # type: ignore[arg-type]
         metrics=metrics,
+        is_ready=lambda: bool(links.linked()) or "the worker is not linked yet",
         spec=msgspec.structs.replace(FAKE_SPEC, max_positions=SPEC.max_positions),
         admission=Admission(max_streams=MAX_STREAMS, max_waiting=MAX_STREAMS),
     )
@@ -60,6 +62,7 @@ async def serve(record: bytes, port: int) -> None:
         backlog=4096,
     )
     await uvicorn.Server(config).serve()
+    keeper.cancel()
     await links.close()
 
 

@@ -42,7 +42,7 @@ class Made:
         ways = (
             seen - sent
             for stream, times in self.seen.items()
-            for sent, seen in zip(self.sent[stream], times, strict=False)
+            for sent, seen in zip(self.sent.get(stream, ()), times, strict=False)
         )
         return sorted(ways)
 
