@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,8 +102,9 @@ class _Begun:
 
 async def _whole(begun: _Begun) -> Response:
     message = begun.message()
-    async for _, said in begun.conversation.said():
-        message.feed(said)
+    async with aclosing(begun.conversation.said()) as saying:
+        async for _, said in saying:
+            message.feed(said)
     return JSONResponse(message.whole(*begun.end), headers=begun.headers)
 
 
@@ -126,9 +128,10 @@ async def _frames(begun: _Begun) -> AsyncGenerator[bytes, None]:
     message = begun.message()
     yield event_frame(message.begin(begun.conversation.usage))
     try:
-        async for _, said in begun.conversation.said():
-            for event in message.feed(said):
-                yield event_frame(event)
+        async with aclosing(begun.conversation.said()) as saying:
+            async for _, said in saying:
+                for event in message.feed(said):
+                    yield event_frame(event)
     except Exception as error:  # the 200 is out: the client must hear of it inside the stream
         request_id = request_id_of(begun.request)
         yield event_frame(as_anthropic(report(error, request_id), request_id).body)

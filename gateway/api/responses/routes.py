@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -158,9 +159,10 @@ async def _frames(begun: _Begun) -> AsyncGenerator[bytes, None]:
     number = 0
     output = _output(begun)
     try:
-        async for event in _events(begun, output):
-            yield event_frame(event | {"sequence_number": number})
-            number += 1
+        async with aclosing(_events(begun, output)) as events:
+            async for event in events:
+                yield event_frame(event | {"sequence_number": number})
+                number += 1
     except Exception as error:  # the 200 is out: the client must hear of it inside the stream
         told = report(error, request_id_of(begun.request)).body["error"]
         output.end("incomplete")
@@ -198,9 +200,10 @@ async def _events(begun: _Begun, output: Output | None = None) -> AsyncGenerator
     output = output or _output(begun)
     for kind in ("response.created", "response.in_progress"):
         yield {"type": kind, "response": frame.at("in_progress", [])}
-    async for _, said in conversation.said():
-        for event in output.feed(said):
-            yield event
+    async with aclosing(conversation.said()) as saying:
+        async for _, said in saying:
+            for event in output.feed(said):
+                yield event
     status = status_of(conversation.choices[0].finish_reason)
     for event in output.end(status):
         yield event
