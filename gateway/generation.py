@@ -14,6 +14,7 @@ from gateway.drafts import PromptLookup
 from gateway.generator import Token
 from gateway.inbox import Accused, Event, FrameArrived, ShadowsFound, ViewChanged, WorkerLost
 from gateway.means import Means
+from gateway.outbox import Outbox
 from gateway.patience import Patience
 from gateway.prefixes import page_keys
 from gateway.reader import Reader
@@ -21,7 +22,7 @@ from gateway.scout import Scout, Wish
 from gateway.session import Session
 from shared.errors import GenerationFailed, NoRoute, PeerUnreachable, ProtocolError, RefusalCode
 from shared.swarm import Hop, PeerId, Route, SessionId
-from shared.wire.codec import Frame, pack_ids
+from shared.wire.codec import Frame
 from shared.wire.messages import (
     MAX_GATHERED_TOKENS,
     PREFIX_PAGE_TOKENS,
@@ -32,7 +33,6 @@ from shared.wire.messages import (
     Sampling,
     Scores,
     States,
-    Step,
     TokenLogprobs,
     Tokens,
     row_bytes,
@@ -85,11 +85,11 @@ class Generation:
         )
         self._reader = reader
         self._contexts = Contexts(sampling, prompt)
+        self._outbox = Outbox(means, self._id, self._session, self._contexts)
         self._scores: list[TokenLogprobs] = []
         self._inbox = means.links.open_inbox(self._id)
         self._checkpoints.open(self._id)
         self._touched: set[PeerId] = set()
-        self._granted: dict[PeerId, bytes] = {}
         self._blame = Blame()
         self._scout = Scout(
             means.links,
@@ -459,50 +459,9 @@ class Generation:
         return fresh
 
     def _send(self, send: Send) -> None:
-        dtype, payload = self._inputs(send)
-        if send.acknowledge:
-            self._metrics.replayed_tokens.inc(send.count)
-            self._metrics.replayed_bytes.inc(len(payload))
+        prefix = self._page_keys if send.position <= self._reused else ()
         try:
-            self._links.post(send.hops, self._step(send, dtype), payload)
+            self._outbox.post(send, prefix)
         except PeerUnreachable as error:
             self._log.warning("step_not_sent", error=str(error))
             self._perform(self._lose(send.hops[0].worker))
-
-    def _step(self, send: Send, dtype: PayloadDtype) -> Step:
-        end = send.position + send.count
-        scored = range(send.position + 1, send.position + 1 + send.scored)
-        context = (
-            self._contexts.context(self._session.tokens, send.guesses, scored)
-            if send.sample or scored
-            else b""
-        )
-        return Step(
-            session=self._id,
-            epoch=send.epoch,
-            gateway=self._links.peer,
-            position=send.position,
-            count=send.count,
-            hops=send.hops,
-            dtype=dtype,
-            sample=tuple(range(end - 1 - len(send.guesses), end)) if send.sample else (),
-            context=context,
-            acknowledge=send.acknowledge,
-            prefix=self._page_keys if send.position <= self._reused else (),
-            wire_dtype=self._limits.wire_dtype,
-            gathers=not self._session.is_shadowed,
-            grants=tuple(self._grant(hop.worker) for hop in send.hops),
-            read=send.read,
-        )
-
-    def _grant(self, worker: PeerId) -> bytes:
-        if worker not in self._granted:
-            self._granted[worker] = self._links.grant(self._id, worker)
-        return self._granted[worker]
-
-    def _inputs(self, send: Send) -> tuple[PayloadDtype, bytes]:
-        block = send.hops[0].span.start
-        end = send.position + send.count
-        if block > 0:
-            return self._checkpoints.rows(self._id, block, send.position, end)
-        return "int32", pack_ids([*self._session.tokens[send.position : end], *send.guesses])

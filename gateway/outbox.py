@@ -1,0 +1,71 @@
+"""What one session sends: its actions as steps, each with its inputs."""
+
+from gateway.actions import Send
+from gateway.contexts import Contexts
+from gateway.means import Means
+from gateway.session import Session
+from shared.swarm import PeerId, SessionId
+from shared.wire.codec import pack_ids
+from shared.wire.messages import PayloadDtype, Step
+
+
+class Outbox:
+    """Sends steps of one session to the first hops of their routes."""
+
+    def __init__(
+        self, means: Means, session_id: SessionId, session: Session, contexts: Contexts
+    ) -> None:
+        self._means = means
+        self._id = session_id
+        self._session = session
+        self._contexts = contexts
+        self._granted: dict[PeerId, bytes] = {}
+
+    def post(self, send: Send, prefix: tuple[bytes, ...]) -> None:
+        """Send a step; `prefix` names the pages that its first hop may have of the text.
+
+        Raises PeerUnreachable, and GenerationFailed when the text is too long to send along.
+        """
+        dtype, payload = self._inputs(send)
+        if send.acknowledge:
+            self._means.metrics.replayed_tokens.inc(send.count)
+            self._means.metrics.replayed_bytes.inc(len(payload))
+        self._means.links.post(send.hops, self._step(send, dtype, prefix), payload)
+
+    def _step(self, send: Send, dtype: PayloadDtype, prefix: tuple[bytes, ...]) -> Step:
+        end = send.position + send.count
+        scored = range(send.position + 1, send.position + 1 + send.scored)
+        context = (
+            self._contexts.context(self._session.tokens, send.guesses, scored)
+            if send.sample or scored
+            else b""
+        )
+        return Step(
+            session=self._id,
+            epoch=send.epoch,
+            gateway=self._means.links.peer,
+            position=send.position,
+            count=send.count,
+            hops=send.hops,
+            dtype=dtype,
+            sample=tuple(range(end - 1 - len(send.guesses), end)) if send.sample else (),
+            context=context,
+            acknowledge=send.acknowledge,
+            prefix=prefix,
+            wire_dtype=self._means.limits.wire_dtype,
+            gathers=not self._session.is_shadowed,
+            grants=tuple(self._grant(hop.worker) for hop in send.hops),
+            read=send.read,
+        )
+
+    def _grant(self, worker: PeerId) -> bytes:
+        if worker not in self._granted:
+            self._granted[worker] = self._means.links.grant(self._id, worker)
+        return self._granted[worker]
+
+    def _inputs(self, send: Send) -> tuple[PayloadDtype, bytes]:
+        block = send.hops[0].span.start
+        end = send.position + send.count
+        if block > 0:
+            return self._means.checkpoints.rows(self._id, block, send.position, end)
+        return "int32", pack_ids([*self._session.tokens[send.position : end], *send.guesses])
