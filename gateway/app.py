@@ -17,6 +17,7 @@ from gateway.api.messages.routes import message_routes
 from gateway.api.metrics import metrics_routes
 from gateway.api.middleware import CountRequests, LastResort, OneForm, RequestId
 from gateway.api.models import model_routes
+from gateway.api.openapi import ERRORS, describe_api
 from gateway.api.responses.routes import response_routes
 from gateway.api.status import status_routes
 from gateway.api.tokenize import tokenize_routes
@@ -56,6 +57,7 @@ def build_app(services: Services) -> FastAPI:
     """The application around `services`."""
     app = FastAPI(
         title="Bucket Brigade",
+        responses=ERRORS,
         redirect_slashes=False,
         middleware=[
             Middleware(RequestId),
@@ -72,6 +74,7 @@ def build_app(services: Services) -> FastAPI:
         ],
     )
     add_error_handlers(app)
+    describe_api(app)
     for routes in ROUTES:
         app.include_router(routes(services))
     return app

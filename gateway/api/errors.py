@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import structlog
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -146,8 +147,21 @@ def add_error_handlers(app: FastAPI) -> None:
         body = error_body(message, "invalid_request_error", None, None)
         return JSONResponse(body, error.status_code, error.headers)
 
+    async def answer_mistake(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return await answer(request, _of_parameter(error))
+
     app.add_exception_handler(BrigadeError, answer)
+    app.add_exception_handler(RequestValidationError, answer_mistake)
     app.add_exception_handler(HTTPException, answer_http)
+
+
+def _of_parameter(error: RequestValidationError) -> RequestError:
+    """What FastAPI found wrong with a query or a path, in OpenAI's words."""
+    first = error.errors()[0]
+    param = ".".join(str(step) for step in first["loc"][1:])
+    sentence = f"Invalid value for '{param}': {first['msg']}."
+    return RequestError(sentence, param=param, reason="invalid_value")
 
 
 def _http_message(request: Request, error: HTTPException) -> str:
