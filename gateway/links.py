@@ -15,6 +15,7 @@ from shared.errors import PeerUnreachable, ProtocolError
 from shared.grants import grant
 from shared.identity import Identity
 from shared.roster import Roster
+from shared.secret import SwarmSecret
 from shared.survey import Survey
 from shared.swarm import PeerId, Route, SessionId, SwarmView
 from shared.wire.codec import Frame
@@ -57,6 +58,7 @@ class Links:
         watcher: Watcher,
         *,
         clock: Callable[[], float] = time.monotonic,
+        secret: SwarmSecret | None = None,
     ) -> None:
         self.watcher = watcher
         self.peer = identity.peer
@@ -68,6 +70,7 @@ class Links:
             on_frame=self._on_frame,
             on_joined=self._on_joined,
             on_lost=self._on_lost,
+            secret=secret,
         )
         self._clock = clock
         self._inboxes: dict[SessionId, Inbox] = {}
@@ -188,7 +191,7 @@ class Links:
         if announcement is None:
             raise PeerUnreachable(f"{worker} left the swarm")
         try:
-            await self._pool.connect(worker, announcement.url)
+            await self._pool.connect(worker, announcement.url, announcement.certificate)
         except PeerUnreachable as error:
             log.warning("worker_unreachable", worker=worker, error=str(error))
             self.blame(worker)

@@ -37,10 +37,12 @@ from gateway.store import MemoryStore, Store, StoreError
 from gateway.text import ChatText
 from shared.discovery.kademlia import KademliaDirectory
 from shared.discovery.multiaddrs import tcp_address
+from shared.discovery.sealed import directory_of
 from shared.discovery.watcher import Watcher
 from shared.errors import ConfigError
 from shared.identity import Identity
 from shared.model_files import locate, name_of, read_spec
+from shared.secret import SwarmSecret
 from shared.state_file import write_state
 from shared.swarm import ModelSpec, PeerId, topic_of
 
@@ -85,6 +87,7 @@ async def _serve(
     settings: GatewaySettings, files: Sequence[_Files], aliases: dict[str, str]
 ) -> None:
     keys = _key_ring(settings)
+    secret = SwarmSecret.load(settings.swarm_secret_file, settings.swarm)
     store = open_store(settings.resume_store, max_bytes=settings.resume_bytes)
     listener = _listen(settings)
     loop = asyncio.get_running_loop()
@@ -105,7 +108,7 @@ async def _serve(
         AsyncExitStack() as stack,
     ):
         links = [
-            await stack.enter_async_context(_links(settings, one.spec, identity, directory))
+            await stack.enter_async_context(_links(settings, one.spec, identity, directory, secret))
             for one in files
         ]
         metrics.watch_parts(
@@ -230,12 +233,19 @@ async def _directory(
 
 @asynccontextmanager
 async def _links(
-    settings: GatewaySettings, spec: ModelSpec, identity: Identity, directory: KademliaDirectory
+    settings: GatewaySettings,
+    spec: ModelSpec,
+    identity: Identity,
+    directory: KademliaDirectory,
+    secret: SwarmSecret | None,
 ) -> AsyncGenerator[Links]:
     """The view of one model's workers, and links to them."""
-    watcher = Watcher(directory, topic_of(settings.swarm, spec.name, spec.revision))
+    watcher = Watcher(
+        directory_of(directory, secret, identity),
+        topic_of(settings.swarm, spec.name, spec.revision),
+    )
     await watcher.start()
-    links = Links(identity, settings.swarm, watcher)
+    links = Links(identity, settings.swarm, watcher, secret=secret)
     keeper = asyncio.create_task(links.keep_linked())
     try:
         yield links

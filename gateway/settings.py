@@ -36,6 +36,9 @@ class GatewaySettings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port HTTP is served on; 0 = any free")
     join: Addresses = Field([], description="known nodes of the swarm; may be repeated")
     swarm: str = Field("local", min_length=1, max_length=128, description="the swarm's name")
+    swarm_secret_file: OptionalPath = Field(
+        None, description="file of a private swarm's secret; empty = BRIGADE_SWARM_SECRET, if any"
+    )
     identity: FilePath = Field(
         Path("~/.bucket-brigade/gateway.key"),
         validate_default=True,

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
-from shared.commands import Addresses
+from shared.commands import Addresses, OptionalPath
 from shared.discovery.kademlia import KademliaDirectory
+from shared.discovery.sealed import directory_of
 from shared.discovery.watcher import Watcher
 from shared.errors import ConfigError, PeerUnreachable
 from shared.identity import Identity
 from shared.model_files import locate, name_of, read_spec
+from shared.secret import SwarmSecret
 from shared.swarm import ModelSpec, SwarmView, topic_of
 
 
@@ -22,6 +24,9 @@ class ObserverSettings(BaseSettings):
 
     join: Addresses = Field([], description="known nodes of the swarm; may be repeated")
     swarm: str = Field("local", min_length=1, max_length=128, description="the swarm's name")
+    swarm_secret_file: OptionalPath = Field(
+        None, description="file of a private swarm's secret; empty = BRIGADE_SWARM_SECRET, if any"
+    )
     model: str = Field("", description="model directory or OWNER/NAME[@REVISION]; empty = bundled")
     model_name: str = Field("", description="name it is served under; empty = the directory's name")
     wait_seconds: float = Field(
@@ -62,7 +67,9 @@ async def observing(settings: ObserverSettings) -> AsyncGenerator[Observer]:
     if not settings.join:
         raise ConfigError("a swarm is looked at through one of its nodes: give --join ADDRESS")
     spec = spec_of(settings)
-    directory = KademliaDirectory(Identity.create(), join=settings.join, server=False)
+    secret = SwarmSecret.load(settings.swarm_secret_file, settings.swarm)
+    identity = Identity.create()
+    directory = KademliaDirectory(identity, join=settings.join, server=False)
     await directory.start()
     try:
         if not directory.known_peers():
@@ -70,7 +77,10 @@ async def observing(settings: ObserverSettings) -> AsyncGenerator[Observer]:
                 f"no node of the swarm answers at {', '.join(settings.join)}; see whether it runs "
                 "and can be reached from here, e.g. with: brigade doctor --join ADDRESS"
             )
-        watcher = Watcher(directory, topic_of(settings.swarm, spec.name, spec.revision))
+        watcher = Watcher(
+            directory_of(directory, secret, identity),
+            topic_of(settings.swarm, spec.name, spec.revision),
+        )
         await watcher.start()
         try:
             yield Observer(spec, watcher, directory)

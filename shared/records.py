@@ -17,6 +17,7 @@ from shared.swarm import Announcement
 
 MAX_RECORD_BYTES = 4096
 MAX_CLOCK_SKEW_SECONDS = 300.0
+CERTIFICATE_BYTES = 32
 _DOMAIN = b"bucket-brigade/announcement/1\0"
 
 
@@ -48,6 +49,14 @@ def open_record(record: bytes) -> Announcement:
         raise RecordError(f"record does not open: {error}") from error
     _check_sense(announcement)
     return announcement
+
+
+def read_unchecked(record: bytes) -> Announcement:
+    """What a record says, whoever signed it. Raises RecordError when it does not decode."""
+    try:
+        return _decode_announcement(_decode_record(record).body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise RecordError(f"record does not open: {error}") from error
 
 
 def validate(record: bytes, *, topic: str, now: float) -> Announcement:
@@ -93,6 +102,10 @@ def _check_sense(announcement: Announcement) -> None:
         raise RecordError(f"{announcement.worker} announces a number that is none")
     if not _is_websocket_url(announcement.url):
         raise RecordError(f"{announcement.worker} announces no WebSocket address")
+    if len(announcement.certificate) not in (0, CERTIFICATE_BYTES) or (
+        announcement.certificate and not announcement.url.startswith("wss:")
+    ):
+        raise RecordError(f"{announcement.worker} announces a certificate that cannot be")
 
 
 def _is_websocket_url(url: str) -> bool:

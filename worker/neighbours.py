@@ -77,7 +77,7 @@ class Neighbours:
         else:
             self._pending[peer] = []
             self._wait(peer, frame, on_failed)
-            dial = asyncio.create_task(self._dial(peer, known.url))
+            dial = asyncio.create_task(self._dial(known))
             self._dials[dial] = gateway
             dial.add_done_callback(self._dials.pop)
 
@@ -97,9 +97,10 @@ class Neighbours:
         self._pending_bytes -= sum(len(frame) for frame, _ in pending)
         return pending
 
-    async def _dial(self, peer: PeerId, url: str) -> None:
+    async def _dial(self, known: Announcement) -> None:
+        peer = known.worker
         try:
-            link = await self._pool.connect(peer, url)
+            link = await self._pool.connect(peer, known.url, known.certificate)
         except PeerUnreachable as error:
             for _, on_failed in self._take_pending(peer):
                 on_failed(str(error))

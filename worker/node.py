@@ -15,13 +15,16 @@ from websockets.asyncio.server import Server
 from shared.discovery.directory import Directory
 from shared.discovery.kademlia import KademliaDirectory
 from shared.discovery.multiaddrs import reachable_host, tcp_address
+from shared.discovery.sealed import directory_of
 from shared.errors import BrigadeError, ConfigError, RecordError
 from shared.identity import Identity
 from shared.model_files import hub_model, locate, name_of, read_spec
 from shared.pace import BATCHES, UNMEASURED, Pace
 from shared.records import open_record, sign_announcement
+from shared.secret import SwarmSecret
 from shared.state_file import write_state
 from shared.swarm import Announcement, ModelSpec, PeerId, Span
+from shared.wire.certificate import Certificate
 from worker.capacity import choose_device, choose_dtype, new_cache, pages_that_fit, use_threads
 from worker.engine import Engine
 from worker.fetch import fetch_span
@@ -107,7 +110,14 @@ def load(settings: WorkerSettings) -> Loaded:
 class Node:
     """A loaded worker that serves until told to stop."""
 
-    def __init__(self, settings: WorkerSettings, identity: Identity, loaded: Loaded) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        identity: Identity,
+        loaded: Loaded,
+        *,
+        secret: SwarmSecret | None = None,
+    ) -> None:
         self.span: Span = loaded.model.span
         self.url = ""
         self._settings = settings
@@ -115,6 +125,7 @@ class Node:
         self._loaded = loaded
         self._sequence = 0
         self._dht_node = ""
+        self._certificate = Certificate.create() if settings.takes_tls else None
         self._is_leaving = False
         self._engine = Engine(
             loaded.model,
@@ -136,6 +147,7 @@ class Node:
             shape=loaded.model,
             sessions=sessions,
             engine=self._engine,
+            secret=secret,
         )
 
         for name, help_text, value in (
@@ -195,9 +207,14 @@ class Node:
 
     async def _listen(self) -> Server:
         settings = self._settings
+        if self._certificate and settings.public_url.startswith("ws:"):
+            raise ConfigError(f"--tls on needs a wss:// --public-url, not {settings.public_url}")
         try:
             server = await self._server.pool.listen(
-                settings.host, settings.port, process_request=self._engine.metrics.answer
+                settings.host,
+                settings.port,
+                certificate=self._certificate,
+                process_request=self._engine.metrics.answer,
             )
         except OSError as error:
             raise ConfigError(
@@ -207,7 +224,8 @@ class Node:
         port = next(iter(server.sockets)).getsockname()[1]
         host = reachable_host(settings.host)
         host = f"[{host}]" if ":" in host else host
-        self.url = settings.public_url or f"ws://{host}:{port}"
+        scheme = "wss" if self._certificate else "ws"
+        self.url = settings.public_url or f"{scheme}://{host}:{port}"
         try:  # what others would refuse to believe is better said here and now
             open_record(sign_announcement(self._identity, self._announcement()))
         except RecordError as error:
@@ -255,6 +273,7 @@ class Node:
             tokens_per_second=1 / decode_seconds if decode_seconds else 0.0,
             max_tokens=self._loaded.pages * PAGE_TOKENS,
             node=self._dht_node,
+            certificate=self._certificate.fingerprint if self._certificate else b"",
             pace=self._engine.pacer.pace,
         )
 
@@ -267,7 +286,8 @@ async def _serve(settings: WorkerSettings, loaded: Loaded) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    node = Node(settings, identity, loaded)
+    secret = SwarmSecret.load(settings.swarm_secret_file, settings.swarm)
+    node = Node(settings, identity, loaded, secret=secret)
     _say("joining the swarm")
     await directory.start()
 
@@ -285,7 +305,8 @@ async def _serve(settings: WorkerSettings, loaded: Loaded) -> None:
         print(f"worker ready: {json.dumps(state)}", flush=True)
 
     try:
-        await node.serve(directory, stop, on_ready, dht_node=directory.multiaddrs[0])
+        listed = directory_of(directory, secret, identity)
+        await node.serve(listed, stop, on_ready, dht_node=directory.multiaddrs[0])
     finally:
         await directory.stop()
 

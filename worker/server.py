@@ -17,6 +17,7 @@ import structlog
 from shared.errors import PeerUnreachable, ProtocolError, StepRefused
 from shared.grants import is_granted
 from shared.identity import Identity
+from shared.secret import SwarmSecret
 from shared.swarm import PeerId, SessionId, Span
 from shared.wire.codec import Frame, encode
 from shared.wire.link import Link, LinkPool
@@ -91,12 +92,14 @@ class WorkerServer:
         sessions: Sessions,
         engine: Engine,
         clock: Callable[[], float] = time.monotonic,
+        secret: SwarmSecret | None = None,
     ) -> None:
         self.pool = LinkPool(
             identity,
             swarm,
             on_frame=self._on_frame,
             on_lost=self._on_lost,
+            secret=secret,
         )
         self.sessions = sessions
         self._identity = identity

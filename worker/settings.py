@@ -7,10 +7,12 @@ from pydantic import Field
 from pydantic_settings import BaseSettings
 
 from shared.commands import Addresses, FilePath, OptionalPath, settings_config
+from shared.hosts import is_loopback
 from shared.logs import LogFormat, LogLevel
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
+Tls = Literal["auto", "on", "off"]
 Quant = Literal["none", "int8", "nf4"]
 
 
@@ -33,9 +35,16 @@ class WorkerSettings(BaseSettings):
         pattern=r"^(wss?://.+)?$",
         description="ws:// or wss:// address to announce; empty = HOST and PORT as they are",
     )
+    tls: Tls = Field(
+        "auto",
+        description="encrypt links here; auto = unless HOST is loopback or PUBLIC_URL is given",
+    )
     dht_port: int = Field(0, ge=0, le=65535, description="TCP port of discovery; 0 = any free")
     join: Addresses = Field([], description="known nodes of the swarm; may be repeated")
     swarm: str = Field("local", min_length=1, max_length=128, description="the swarm's name")
+    swarm_secret_file: OptionalPath = Field(
+        None, description="file of a private swarm's secret; empty = BRIGADE_SWARM_SECRET, if any"
+    )
     identity: FilePath = Field(
         Path("~/.bucket-brigade/worker.key"),
         validate_default=True,
@@ -71,3 +80,12 @@ class WorkerSettings(BaseSettings):
     state_file: OptionalPath = Field(
         None, description="file that gets pid, peer id, span and url as JSON once ready"
     )
+
+    @property
+    def takes_tls(self) -> bool:
+        """Whether links here are under TLS that this process itself speaks.
+
+        An address given by hand says who does it: a proxy for wss://, nobody for ws://.
+        """
+        is_open = not (self.public_url or is_loopback(self.host))
+        return self.tls == "on" or (self.tls == "auto" and is_open)

@@ -2,15 +2,18 @@
 
 Both sides say Hello with a fresh nonce, then prove their key by signing both Hellos, the
 dialler's first, under a domain that names the signer's side. So neither a recorded proof nor one
-made on another link, nor one's own proof sent back, convinces anybody.
+made on another link, nor one's own proof sent back, convinces anybody. Under TLS they sign the
+server certificate's fingerprint too. In a private swarm each also shows that it knows the secret.
 """
 
+import hmac
 from typing import Literal
 
 import msgspec
 
 from shared.errors import HandshakeError, ProtocolError
 from shared.identity import Identity, verify
+from shared.secret import SwarmSecret
 from shared.swarm import PeerId
 from shared.wire.messages import PROTOCOL_VERSION, Hello, Message, Proof
 
@@ -28,13 +31,20 @@ class Handshake:
         *,
         nonce: bytes,
         expected: PeerId | None = None,
+        certificate: bytes = b"",
+        secret: SwarmSecret | None = None,
     ) -> None:
-        """`expected` is whom a dialler means to reach; a listener takes anyone."""
+        """`expected` is whom a dialler means to reach; a listener takes anyone.
+
+        `certificate` is the fingerprint of the TLS certificate that the link is under, if any.
+        """
         self.peer: PeerId | None = None
         self._identity = identity
         self._side: Side = side
         self._expected = expected
-        self._ours = Hello(identity.peer, swarm, nonce)
+        self._certificate = certificate
+        self._secret = secret
+        self._ours = Hello(identity.peer, swarm, nonce, is_private=secret is not None)
         self._theirs: Hello | None = None
 
     def begin(self) -> list[Message]:
@@ -63,6 +73,12 @@ class Handshake:
             raise HandshakeError(
                 f"{hello.peer} is of swarm {hello.swarm!r}, not {self._ours.swarm!r}"
             )
+        if hello.is_private != self._ours.is_private:
+            who = hello.peer if self._secret is None else self._ours.peer
+            raise HandshakeError(
+                f"swarm {hello.swarm!r} is private to {who} and open to the other: give both the "
+                "same BRIGADE_SWARM_SECRET"
+            )
         if self._expected is not None and hello.peer != self._expected:
             raise HandshakeError(f"dialled {self._expected} but {hello.peer} answered")
         if hello.peer == self._ours.peer:
@@ -75,14 +91,25 @@ class Handshake:
             verify(theirs.peer, self._transcript(side), proof.signature)
         except ProtocolError as error:
             raise HandshakeError(f"proof of {theirs.peer} does not hold") from error
+        if not hmac.compare_digest(proof.membership, self._membership(side)):
+            raise HandshakeError(
+                f"{theirs.peer} has another secret for swarm {theirs.swarm!r}: give both the same "
+                "BRIGADE_SWARM_SECRET"
+            )
         self.peer = theirs.peer
 
     def _proof(self) -> Proof:
-        return Proof(self._identity.sign(self._transcript(self._side)))
+        signature = self._identity.sign(self._transcript(self._side))
+        return Proof(signature, self._membership(self._side))
+
+    def _membership(self, signer: Side) -> bytes:
+        return self._secret.membership(self._transcript(signer)) if self._secret else b""
 
     def _transcript(self, signer: Side) -> bytes:
-        """What `signer` signs: its side, then both Hellos, the dialler's first."""
+        """What `signer` signs: its side, then both Hellos, the dialler's first, and the
+        fingerprint of the certificate."""
         hellos = (self._ours, self._theirs)
         if self._side == "listener":
             hellos = hellos[::-1]
-        return f"bucket-brigade/link/1 {signer}\0".encode() + msgspec.msgpack.encode(hellos)
+        said = msgspec.msgpack.encode((*hellos, self._certificate))
+        return f"bucket-brigade/link/1 {signer}\0".encode() + said

@@ -25,8 +25,10 @@ from websockets.typing import Data
 
 from shared.errors import HandshakeError, PeerUnreachable, ProtocolError
 from shared.identity import Identity
+from shared.secret import SwarmSecret
 from shared.swarm import PeerId
 from shared.wire.bounds import MAX_LINKS_PER_ADDRESS, Allowance, Doors, Room, cost_of
+from shared.wire.certificate import Certificate, fingerprint_of, pinning_context
 from shared.wire.codec import MAX_FRAME_BYTES, Frame, decode, encode
 from shared.wire.handshake import Handshake, Side
 from shared.wire.intake import MAX_UNREAD_BYTES, Intake
@@ -222,6 +224,18 @@ def address_of(socket: Socket) -> str:
     return str(name[0]) if name else ""
 
 
+def check_certificate(socket: Socket, fingerprint: bytes) -> None:
+    """Raises HandshakeError unless the other end has shown the certificate of this fingerprint."""
+    if not fingerprint:
+        return
+    tls = socket.transport.get_extra_info("ssl_object")
+    if tls is None or fingerprint_of(tls) != fingerprint:
+        raise HandshakeError(
+            "the certificate there is not the announced one: it has been restarted, or somebody "
+            "sits between"
+        )
+
+
 async def hang_up(socket: Socket, code: int = 1000, reason: str = "") -> None:
     """Close a WebSocket. `close` alone waits without end for a peer that has stopped reading."""
     reason = reason.encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")
@@ -287,6 +301,7 @@ class LinkPool:
         on_joined: Callable[[Link], None] = lambda link: None,
         on_lost: Callable[[PeerId], None] = lambda peer: None,
         links_per_address: int = MAX_LINKS_PER_ADDRESS,
+        secret: SwarmSecret | None = None,
     ) -> None:
         """`on_lost` is called when the last link to a peer has ended, whatever ended it.
 
@@ -305,6 +320,8 @@ class LinkPool:
         self._unsent = Room(MAX_UNSENT_BYTES_IN_ALL)
         self._unread = Room(MAX_UNREAD_BYTES)
         self._is_closed = False
+        self._secret = secret
+        self._certificate = b""
 
     def get(self, peer: PeerId) -> Link | None:
         """The newest open link to a peer."""
@@ -314,15 +331,19 @@ class LinkPool:
         """One open link for every peer that has any."""
         return [link for peer in list(self._links) if (link := self.get(peer))]
 
-    async def connect(self, peer: PeerId, url: str) -> Link:
-        """The link to a peer, dialled once however many ask. Raises PeerUnreachable."""
+    async def connect(self, peer: PeerId, url: str, certificate: bytes = b"") -> Link:
+        """The link to a peer, dialled once however many ask. Raises PeerUnreachable.
+
+        At a wss:// address it must show the certificate of this fingerprint; with none, one that
+        an authority vouches for.
+        """
         if link := self.get(peer):
             return link
         if self._is_closed:
             raise PeerUnreachable("all links are being closed")
         dial = self._dials.get(peer)
         if dial is None:
-            dial = self._dials[peer] = asyncio.create_task(self._dial(peer, url))
+            dial = self._dials[peer] = asyncio.create_task(self._dial(peer, url, certificate))
             dial.add_done_callback(lambda done: self._dial_done(peer, done))
         await asyncio.wait({dial})  # one caller's cancellation must not fail the others
         if dial.cancelled():
@@ -334,8 +355,16 @@ class LinkPool:
         link = self.get(peer)
         return link.address if link else ""
 
-    async def listen(self, host: str, port: int, **options: Any) -> Server:
-        """Take links there until the server is closed. Raises OSError."""
+    async def listen(
+        self, host: str, port: int, *, certificate: Certificate | None = None, **options: Any
+    ) -> Server:
+        """Take links there until the server is closed, under TLS with a certificate.
+
+        Raises OSError.
+        """
+        if certificate:
+            self._certificate = certificate.fingerprint
+            options["ssl"] = certificate.context
         create: Any = partial(Intake, room=self._unread)
         return await serve(
             self.accept, host, port, create_connection=create, **SOCKET_OPTIONS, **options
@@ -355,7 +384,7 @@ class LinkPool:
 
     async def _accept(self, socket: Connection) -> None:
         try:
-            link = await self._prove(socket, "listener", None)
+            link = await self._prove(socket, "listener", certificate=self._certificate)
         except ProtocolError as error:
             log.warning("handshake_refused", remote=str(socket.remote_address), error=str(error))
             await hang_up(socket, 1008, str(error))
@@ -373,17 +402,21 @@ class LinkPool:
         closes = [link.close() for links in self._links.values() for link in links]
         await asyncio.gather(*closes, *dials, *self._runs, return_exceptions=True)
 
-    async def _dial(self, peer: PeerId, url: str) -> Link:
+    async def _dial(self, peer: PeerId, url: str, certificate: bytes) -> Link:
+        tls: dict[str, Any] = (
+            {"ssl": pinning_context()} if certificate and url.startswith("wss:") else {}
+        )
         try:
             async with asyncio.timeout(DIAL_SECONDS + HANDSHAKE_SECONDS):
                 socket = await _ConnectHere(
-                    url, open_timeout=DIAL_SECONDS, proxy=None, **SOCKET_OPTIONS
+                    url, open_timeout=DIAL_SECONDS, proxy=None, **SOCKET_OPTIONS, **tls
                 )
         except (OSError, TimeoutError, ValueError, WebSocketException) as error:
             # ValueError: hosts that are no names, which URLs may contain
             raise PeerUnreachable(f"{peer} at {url}: {error or 'timed out'}") from error
         try:
-            link = await self._prove(socket, "dialler", peer)
+            check_certificate(socket, certificate)
+            link = await self._prove(socket, "dialler", expected=peer, certificate=certificate)
         except ProtocolError as error:
             await hang_up(socket, 1008, str(error))
             raise PeerUnreachable(f"{peer} at {url}: {error}") from error
@@ -400,10 +433,18 @@ class LinkPool:
         if not dial.cancelled():
             dial.exception()  # every waiter may be gone; then nobody else looks at it
 
-    async def _prove(self, socket: Socket, side: Side, expected: PeerId | None) -> Link:
+    async def _prove(
+        self, socket: Socket, side: Side, *, certificate: bytes, expected: PeerId | None = None
+    ) -> Link:
         cut_off_when_stalled(socket)
         handshake = Handshake(
-            self.identity, self.swarm, side, nonce=os.urandom(32), expected=expected
+            self.identity,
+            self.swarm,
+            side,
+            nonce=os.urandom(32),
+            expected=expected,
+            certificate=certificate,
+            secret=self._secret,
         )
         peer = await shake_hands(socket, handshake)
         allowance = self._allowances.setdefault(peer, Allowance())

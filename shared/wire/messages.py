@@ -92,12 +92,17 @@ class Hello(Message, frozen=True, tag="hello"):
     swarm: Name
     nonce: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
     version: int = PROTOCOL_VERSION
+    is_private: bool = False
 
 
 class Proof(Message, frozen=True, tag="proof"):
-    """Second message both ways: a signature over both Hellos."""
+    """Second message both ways: a signature over both Hellos.
+
+    `membership` is a keyed hash of the same, where the swarm is private.
+    """
 
     signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+    membership: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
 
 
 class Grammar(msgspec.Struct, frozen=True, omit_defaults=True):

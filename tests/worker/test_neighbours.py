@@ -39,7 +39,7 @@ class FakePool:
     def get(self, peer: PeerId) -> FakeLink | None:
         return self.link
 
-    async def connect(self, peer: PeerId, url: str) -> FakeLink:
+    async def connect(self, peer: PeerId, url: str, certificate: bytes) -> FakeLink:
         self.dialled.append(url)
         return await self.answer
 
