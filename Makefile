@@ -1,7 +1,7 @@
 # make demo, make test, make check, make bench: all in a virtual environment of their own, .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test clients chaos simulate placement traffic check format docs bench constraints clean
+.PHONY: help install demo test clients chaos fuzz simulate placement traffic check format docs bench constraints clean
 
 ARGS ?=
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -54,6 +54,9 @@ docs: $(installed) ## write .env.example and README's table of settings anew
 bench: $(installed) ## list the benchmarks (ARGS=NAME runs one)
 	@$(if $(ARGS),$(bin)/python -m tests.bench.$(ARGS),echo "make bench ARGS=NAME, where NAME is:" \
 		&& ls tests/bench | sed -n 's/^\([a-z].*\)\.py$$/  \1/p')
+
+fuzz: $(installed) ## a million damaged inputs for what parses strangers' bytes (ARGS="--seed 7")
+	$(bin)/python -m tests.fuzz $(ARGS)
 
 simulate: $(installed) ## 100,000 simulated generations over failing workers (ARGS="--runs N")
 	$(bin)/python -m tests.simulation.scenarios $(ARGS)

@@ -129,14 +129,14 @@ def test_every_setting_says_what_it_is(command: str):
     assert all(setting.description for setting in settings_of(CLASSES[command]))
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "k8s/README.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "k8s/README.md"])
 def test_pages_name_only_make_targets_that_exist(page: str):
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"\bmake ([a-z]+)\b", _code_in((ROOT / page).read_text())))
     assert named <= targets
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "k8s/README.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "k8s/README.md"])
 def test_pages_name_only_commands_and_options_that_exist(page: str):
     for line in re.findall(r"\bbrigade [a-z-].*", _code_in((ROOT / page).read_text())):
         command = line.split()[1]
@@ -145,10 +145,18 @@ def test_pages_name_only_commands_and_options_that_exist(page: str):
         assert set(re.findall(r"(?<=\s)--[a-z-]+", line)) <= options, line
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "k8s/README.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "k8s/README.md"])
 def test_links_between_pages_lead_somewhere(page: str):
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)\)", (ROOT / page).read_text()):
         assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_every_test_that_security_md_names_exists():
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "SECURITY.md").read_text())
+    assert len(named) > 20
+    for path, test in named:
+        source = (ROOT / path).read_text()
+        assert not test or re.search(rf"^(?:async )?def {test}\(", source, re.MULTILINE), test
 
 
 def _code_in(markdown: str) -> str:
