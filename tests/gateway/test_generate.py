@@ -1,6 +1,7 @@
 """Generations over real links to workers that misbehave in every way."""
 
 import asyncio
+import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -22,11 +23,13 @@ from shared.swarm import Span, topic_of
 from shared.wire.messages import (
     Checkpoint,
     Message,
+    Reading,
     Refused,
     Sampling,
     SamplingContext,
     Scores,
     Scoring,
+    States,
     Step,
     TokenLogprobs,
     Tokens,
@@ -356,3 +359,54 @@ async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(2):
         while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+READING = Reading("states", (0, 2), (0, 4))
+
+
+def tell(answered: Callable[[States], States] = lambda states: states) -> Script:
+    """Each row holds its block and position, or what becomes of every answer."""
+
+    def answer(worker: ScriptedWorker, step: Step) -> list[tuple[Message, bytes]]:
+        told: list[tuple[Message, bytes]] = []
+        for block in step.read.blocks if step.read else ():
+            positions = step.read.positions if step.read else ()
+            rows = b"".join(struct.pack("<2f", block, position) for position in positions)
+            states = States(step.session, step.epoch, block, positions, "float32", 2)
+            told.append((answered(states), rows))
+        return told
+
+    return answer
+
+
+async def read(gateway: Gateway) -> dict[int, list[float]]:
+    rows = await gateway.generator.read((*PROMPT, 9, 9), READING)
+    data = {block: b"".join(its.parts) for block, its in rows.items()}
+    return {b: list(struct.unpack(f"<{len(raw) // 4}f", raw)) for b, raw in data.items()}
+
+
+async def test_a_text_is_read_up_to_the_last_position_that_is_asked_for(gateway: Gateway):
+    worker = await gateway.add("0:4", tell())
+    assert await read(gateway) == {0: [0, 0, 0, 2], 4: [4, 0, 4, 2]}
+    (step,) = worker.steps
+    assert (step.count, step.sample, step.read, step.prefix) == (3, (), READING, ())
+    await until(lambda: worker.closed == [step.session])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"width": 1}, {"dtype": "float16"}, {"positions": (0, 1)}, {"block": 3}, {"positions": (2,)}],
+    ids=str,
+)
+async def test_a_worker_that_tells_nonsense_or_too_little_is_replaced(gateway: Gateway, change):
+    def lie_once(worker: ScriptedWorker, step: Step) -> list[tuple[Message, bytes]]:
+        if lied and lied[0] is not worker:
+            return tell()(worker, step)
+        lied[:] = [worker]
+        return tell(lambda states: msgspec.structs.replace(states, **change))(worker, step)
+
+    lied: list[ScriptedWorker] = []
+    for _ in range(2):
+        await gateway.add("0:4", lie_once)
+    assert await read(gateway) == {0: [0, 0, 0, 2], 4: [4, 0, 4, 2]}
+    assert lied

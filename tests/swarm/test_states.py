@@ -23,7 +23,6 @@ SOME = (3, 70, 71, 140)
 BLOCKS = (0, 1, 2, 3, 4, 5, 6)
 CUTS = [
     {"chunk_tokens": 40},
-    {"max_step_tokens": 7},
     {"chunk_tokens": 64, "max_step_tokens": 50},
 ]
 
