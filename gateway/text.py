@@ -1,17 +1,21 @@
-"""Text to token ids and back: chat template, encoding, decoding as tokens come, stop strings.
+"""Text to token ids and back: encoding prompts, decoding as tokens come, stop strings.
 
 Pure once the tokenizer is loaded.
 """
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self, cast
 
-import jinja2
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+from gateway.markup.dialect import ToolFormat, dialect_of
+from gateway.markup.incoming import num_doubtful
+from gateway.template import ChatTemplate, Wording
+from gateway.time_limit import within
 from gateway.vocabulary import Vocabulary
 from shared.errors import ModelError, RequestError
 
@@ -19,13 +23,24 @@ _load = cast(Any, AutoTokenizer).from_pretrained
 
 REPLACEMENT: Final = "\ufffd"
 
+RENDER_SECONDS: Final = 10.0
+"""How long a chat template may take. A long conversation takes milliseconds."""
+
+RENDERING: Final = 8
+"""How many prompts of a model are made at a time; others wait."""
+
+NUM_LAST: Final = 16
+"""Tokens within which a prompt says that the model is to think."""
+
+PLAIN: Final = Wording()
+
 MAX_HELD_TOKENS: Final = 64
 """A character spans at most 4 tokens. A run this long that still ends in U+FFFD is no character
 in the making but a model gone astray, and decoding it anew for each token would be quadratic."""
 
 
 class Decoder:
-    """Token ids in, text out as soon as it is final. Special tokens are hidden.
+    """Token ids in, text out as soon as it is final. Special tokens are hidden but those `shown`.
 
     Decoding is not local: sentencepiece strips the first token's space, and one character may be
     spread over several byte tokens. So the tokens delivered last are kept as context, and what
@@ -33,14 +48,18 @@ class Decoder:
     relies on nothing but the tokenizer's own decode.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, shown: Mapping[int, str] | None = None) -> None:
+        """`shown` gives the texts of special tokens."""
         self._tokenizer = tokenizer
+        self._shown = shown or {}
         self._context: list[int] = []
         self._context_text = ""
         self._held: list[int] = []
 
     def feed(self, token_id: int) -> str:
         """The text that `token_id` completes; often all of its own, sometimes none."""
+        if token_id in self._shown:
+            return self._settled() + self._shown[token_id]
         self._held.append(token_id)
         delta = self._undelivered()
         is_partial = delta.endswith(REPLACEMENT) and len(self._held) < MAX_HELD_TOKENS
@@ -54,6 +73,14 @@ class Decoder:
         """What is still held, with U+FFFD for a character cut in two. Ends the decoding."""
         delta = self._undelivered()
         self._context, self._context_text, self._held = [], "", []
+        return delta
+
+    def _settled(self) -> str:
+        """What is held, as nothing can complete it any more; still context for what follows."""
+        delta = self._undelivered()
+        if self._held:
+            self._context, self._held = self._held, []
+            self._context_text = self._decode(self._context)
         return delta
 
     def _undelivered(self) -> str:
@@ -73,14 +100,14 @@ class Decoder:
 class StopMatcher:
     """Ends a text at the stop string that is complete first, wherever the pieces are cut.
 
-    The text before it is delivered, the stop string is not. The longest end that could still
-    become a stop string is held back.
+    The text before it is delivered, the stop string only where the matcher `includes` it. The
+    longest end that could still become a stop string is held back.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, includes: bool = False) -> None:
         self.matched: str | None = None
+        self._includes = includes
         self._stops = tuple(stops)
-        self._longest = max(map(len, stops), default=0)
         self._held = ""
 
     @property
@@ -95,7 +122,7 @@ class StopMatcher:
         self._held += text
         found = self._first_match()
         self.matched = found[1] if found else None
-        end = found[0] if found else len(self._held) - self._num_doubtful()
+        end = found[0] if found else len(self._held) - num_doubtful(self._held, self._stops)
         delivered, self._held = self._held[:end], self._held[end:]
         return delivered
 
@@ -105,34 +132,37 @@ class StopMatcher:
         return "" if self.is_matched else held
 
     def _first_match(self) -> tuple[int, str] | None:
-        """Where the stop string begins that is complete first, and which it is."""
+        """Where the text ends by the stop string that is complete first, and which it is."""
         starts = ((self._held.find(stop), stop) for stop in self._stops)
         found = [(start + len(stop), start, stop) for start, stop in starts if start >= 0]
-        return min(found)[1:] if found else None
-
-    def _num_doubtful(self) -> int:
-        """How many of the last characters begin a stop string."""
-        for size in range(min(self._longest - 1, len(self._held)), 0, -1):
-            tail = self._held[-size:]
-            if any(stop.startswith(tail) for stop in self._stops):
-                return size
-        return 0
+        if not found:
+            return None
+        end, start, stop = min(found)
+        return end if self._includes else start, stop
 
 
 class ChatText:
     """A model's tokenizer and chat template."""
 
-    def __init__(self, tokenizer: Any, stop_ids: frozenset[int]) -> None:
-        """`tokenizer` is one of transformers', backed by the tokenizers library."""
+    def __init__(
+        self, tokenizer: Any, stop_ids: frozenset[int], tool_format: ToolFormat | None = None
+    ) -> None:
+        """`tokenizer` is one of transformers', backed by the tokenizers library.
+
+        Without a `tool_format` it is read off the template how the model marks its calls.
+        """
         self.stop_ids = stop_ids
-        self._tokenizer = tokenizer
         # Used directly, because the wrapper's encode() mutates it and fails across threads.
         self._backend: Tokenizer = tokenizer.backend_tokenizer
         self.vocabulary = Vocabulary(self._backend.to_str)
-        self._knows_developer = "developer" in str(tokenizer.chat_template)
+        self.template = ChatTemplate(tokenizer)
+        self.dialect = dialect_of(self.template.text, tool_format)
+        added = self._backend.get_added_tokens_decoder()
+        self._special = {i: token.content for i, token in added.items() if token.special}
+        self._rendering = asyncio.Semaphore(RENDERING)
 
     @classmethod
-    def load(cls, directory: Path) -> Self:
+    def load(cls, directory: Path, tool_format: ToolFormat | None = None) -> Self:
         """Read a tokenizer's files. Raises ModelError when they cannot be used."""
         try:
             tokenizer = _load(str(directory), local_files_only=True)
@@ -141,14 +171,30 @@ class ChatText:
             raise ModelError(f"no usable tokenizer in {directory}: {error}") from error
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(f"{directory} has no tokenizer.json, nor can one be made of it")
-        return cls(tokenizer, stop_ids)
+        return cls(tokenizer, stop_ids, tool_format)
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    async def prompt(
+        self, messages: Sequence[Mapping[str, Any]], wording: Wording = PLAIN
+    ) -> tuple[int, ...]:
+        """render(), off the event loop and in bounded time."""
+        async with self._rendering:
+            try:
+                return await within(RENDER_SECONDS, lambda: self.render(messages, wording))
+            except TimeoutError as error:
+                sentence = (
+                    "The model's chat template took more than "
+                    f"{RENDER_SECONDS:.0f} s with these messages."
+                )
+                raise RequestError(sentence, param="messages") from error
+
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], wording: Wording = PLAIN
+    ) -> tuple[int, ...]:
         """The prompt's token ids, up to where the assistant speaks. Safe in any thread.
 
         Raises RequestError when the template does not accept the messages.
         """
-        text = self._apply_template([self._known_role(message) for message in messages])
+        text = self.template.render(messages, wording)
         # Templates write BOS themselves where the model wants one; adding it would double it.
         token_ids = tuple(self._backend.encode(text, add_special_tokens=False).ids)
         if not token_ids:
@@ -160,29 +206,20 @@ class ChatText:
         """The tokenizer itself."""
         return self._backend
 
-    def decoder(self) -> Decoder:
-        """A new decoder, for one answer."""
-        return Decoder(self._backend)
+    def opens_thoughts(self, prompt: Sequence[int]) -> bool:
+        """Whether a prompt ends where the model is thinking already."""
+        end = self._backend.decode(list(prompt[-NUM_LAST:]), skip_special_tokens=False)
+        return self.dialect.opens_thoughts(end)
 
-    def _known_role(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        if message["role"] == "developer" and not self._knows_developer:
-            return {**message, "role": "system"}
-        return dict(message)
-
-    def _apply_template(self, messages: list[dict[str, Any]]) -> str:
-        if not self._tokenizer.chat_template:
-            raise RequestError("This model has no chat template.", param="messages")
-        try:
-            text = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            )
-        except jinja2.TemplateError as error:  # also what a template's raise_exception() raises
-            sentence = f"The model's chat template refused the messages: {error}"[:1000]
-            raise RequestError(sentence, param="messages") from error
-        except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
-            sentence = "The model's chat template cannot render these messages."
-            raise RequestError(sentence, param="messages") from error
-        return cast(str, text)
+    def decoder(self, *, hides_special: bool = True, is_plain: bool = True) -> Decoder:
+        """A new decoder, for one answer; unless it is plain, it shows the marks of calls too."""
+        markers = frozenset[str]() if is_plain else self.dialect.markers
+        shown = {
+            token_id: text
+            for token_id, text in self._special.items()
+            if not hides_special or text in markers
+        }
+        return Decoder(self._backend, shown)
 
 
 def _stop_ids(directory: Path, eos_id: int | None) -> frozenset[int]:

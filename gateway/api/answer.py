@@ -1,11 +1,15 @@
 """What one choice of an answer has said so far. Pure: tokens in, what they say out."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Literal
 
-from gateway.api.said import Said, Text, joined
+from gateway.api.said import CallArguments, CallBegun, Said, Text, Thought, joined
 from gateway.generator import Token
+from gateway.markup.incoming import Arguments, Begun, Done, Event, Incoming, Reading, Shown
+from gateway.markup.incoming import Thinking as ThinkingEvent
+from gateway.markup.reader import Reader, plain
 from gateway.text import Decoder, StopMatcher
 from shared.errors import GenerationFailed
 from shared.wire.messages import TokenLogprobs
@@ -13,34 +17,50 @@ from shared.wire.messages import TokenLogprobs
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How an answer is read and where it ends. `call_id` names a call by its index.
+
+    Stop strings count in the text for the reader only, so that they cut neither thoughts nor calls.
+    """
+
+    stop_ids: frozenset[int]
+    max_tokens: int
+    stops: tuple[str, ...] = ()
+    includes_stop: bool = False
+    reading: Callable[[Incoming], Reading] = plain
+    call_id: Callable[[int], str] = field(default=str)
+    max_calls: int = 0
+
+
 class Answer:
     """Turns tokens into what they say and the finish reason, and counts them."""
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        *,
-        stops: tuple[str, ...],
-        stop_ids: frozenset[int],
-        max_tokens: int,
-    ) -> None:
+    def __init__(self, decoder: Decoder, manner: Manner) -> None:
         self.finish_reason: FinishReason | None = None
         self.prompt_logprobs: tuple[TokenLogprobs, ...] = ()
-        self.num_tokens = 0
+        self.token_ids: list[int] = []
         self.num_cached = 0
         self.num_thought_tokens = 0
         self._decoder = decoder
-        self._matcher = StopMatcher(stops)
-        self._stop_ids = stop_ids
-        self._max_tokens = max_tokens
+        self._manner = manner
+        self._matcher = StopMatcher(manner.stops, includes=manner.includes_stop)
+        self._reader = Reader(manner.reading)
         self._num_decoded = 0
-        self._num_delivered = 0
+        self._num_calls = 0
+        self._num_whole_calls = 0
+        self._shown: deque[tuple[int, int]] = deque()
         self._untold: deque[tuple[int, Token]] = deque()
 
     @property
     def stop_string(self) -> str | None:
         """The stop string that ended it, if one did."""
         return self._matcher.matched
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens it is made of so far."""
+        return len(self.token_ids)
 
     def feed(self, tokens: Iterable[Token]) -> list[Said]:
         """What these tokens add. Those after the finish are ignored."""
@@ -54,38 +74,83 @@ class Answer:
                 f"The generation ended by itself after {self.num_tokens} tokens.",
             )
 
-    def _feed_one(self, token: Token) -> list[Said]:
+    def _feed_one(self, token: Token) -> Iterator[Said]:
         if self.finish_reason is not None:
-            return []
-        self.num_tokens += 1
+            return
+        self.token_ids.append(token.token_id)
         self.num_cached += token.cached_tokens
         self.prompt_logprobs += token.prompt_logprobs
-        if token.token_id in self._stop_ids:
-            return self._told(self._finish("stop"))
-        if token.logprobs is not None:
-            self._untold.append((self._num_decoded, token))
-        text = self._match(self._decoder.feed(token.token_id))
-        if self._matcher.is_matched:
-            self.finish_reason = "stop"
-        elif self.num_tokens == self._max_tokens:
-            text += self._finish("length")
-        return self._told(text)
+        was_thinking = self._reader.is_thinking
+        if token.token_id in self._manner.stop_ids:
+            yield from self._finish("stop")
+        else:
+            if token.logprobs is not None:
+                self._untold.append((self._num_decoded, token))
+            yield from self._read(self._decoder.feed(token.token_id))
+            if self.finish_reason is None and self.num_tokens == self._manner.max_tokens:
+                yield from self._finish("length")
+        self.num_thought_tokens += was_thinking or self._reader.is_thinking
 
-    def _told(self, text: str) -> list[Said]:
-        if not text:
-            return []
-        self._num_delivered += len(text)
-        told: list[Token] = []
-        while self._untold and self._untold[0][0] < self._num_delivered:
-            told.append(self._untold.popleft()[1])
-        return [Text(text, tuple(told))]
-
-    def _finish(self, reason: FinishReason) -> str:
+    def _finish(self, reason: FinishReason) -> Iterator[Said]:
         """The rest of the text; a character cut in two may still complete a stop string."""
-        text = self._match(self._decoder.flush()) + self._matcher.flush()
-        self.finish_reason = "stop" if self._matcher.is_matched else reason
-        return text
+        yield from self._read(self._decoder.flush())
+        yield from self._tell(self._reader.end())
+        yield from self._text(self._matcher.flush())
+        if self.finish_reason is None:
+            has_called = reason == "stop" and self._num_whole_calls > 0
+            self.finish_reason = "tool_calls" if has_called else reason
 
-    def _match(self, decoded: str) -> str:
+    def _read(self, decoded: str) -> Iterator[Said]:
         self._num_decoded += len(decoded)
-        return self._matcher.feed(decoded)
+        return self._tell(self._reader.feed(decoded))
+
+    def _tell(self, events: Iterable[Event]) -> Iterator[Said]:
+        for event in events:
+            if self.finish_reason is not None:
+                return
+            yield from self._tell_one(event)
+
+    def _tell_one(self, event: Event) -> Iterator[Said]:
+        if not isinstance(event, Shown):
+            yield from self._text(self._matcher.flush())
+        match event:
+            case Shown(text, start):
+                self._shown.append((start, len(text)))
+                yield from self._text(self._matcher.feed(text))
+                if self._matcher.is_matched:
+                    self.finish_reason = "stop"
+            case ThinkingEvent(text, start):
+                yield Thought(text, self._tokens(start, len(text)))
+            case Begun(name):
+                yield CallBegun(self._num_calls, self._manner.call_id(self._num_calls), name)
+                self._num_calls += 1
+            case Arguments(fragment):
+                yield CallArguments(self._num_calls - 1, fragment)
+            case Done(is_complete):
+                self._num_whole_calls += is_complete
+                if self._num_calls == self._manner.max_calls and is_complete:
+                    self.finish_reason = "tool_calls"
+
+    def _text(self, text: str) -> Iterator[Said]:
+        """What the stop strings let through, with the tokens of the places it was shown at."""
+        if not text:
+            return
+        tokens: tuple[Token, ...] = ()
+        size = len(text)
+        while size:
+            start, room = self._shown.popleft()
+            taken = min(size, room)
+            tokens += self._tokens(start, taken)
+            size -= taken
+            if taken < room:
+                self._shown.appendleft((start + taken, room - taken))
+        yield Text(text, tokens)
+
+    def _tokens(self, start: int, size: int) -> tuple[Token, ...]:
+        """Those that came with logprobs and whose text begins there; older ones are let go."""
+        told: list[Token] = []
+        while self._untold and self._untold[0][0] < start + size:
+            at, token = self._untold.popleft()
+            if at >= start:
+                told.append(token)
+        return tuple(told)

@@ -1,7 +1,7 @@
 """What a request may ask of the choice of its tokens, whatever its prompt is written as. Pure."""
 
 import re
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
@@ -13,8 +13,16 @@ from shared.wire.messages import MAX_BIASES
 MAX_STOP_TOKEN_IDS: Final = 64
 TOKEN_ID: Final = re.compile("[0-9]{1,10}")
 
+MAX_CHOICES: Final = 8
+MAX_NAME: Final = 1024
+
+UNUSED: Final = frozenset({"user", "safety_identifier", "metadata", "store", "prompt_cache_key"})
+"""Parameters that are checked and have no effect."""
+
 Stop = Annotated[str, Field(min_length=1)]
 TokenId = Annotated[Whole, Field(ge=0, lt=1 << 31)]
+MetadataName = Annotated[str, Field(max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
 
 
 def _as_list(value: Any) -> Any:
@@ -45,6 +53,8 @@ class StreamOptions(Written):
     """What a stream carries beyond text."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None
 
 
 class Asked(Written):
@@ -72,6 +82,14 @@ class Asked(Written):
     ignore_eos: bool = False
     min_tokens: Annotated[Whole, Field(ge=0)] = 0
     structured_outputs: StructuredOutputs | None = None
+    n: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] = 1
+    include_stop_str_in_output: bool = False
+    user: Annotated[str, Field(max_length=MAX_NAME)] | None = None
+    safety_identifier: Annotated[str, Field(max_length=128)] | None = None
+    metadata: Annotated[dict[MetadataName, MetadataValue], Field(max_length=16)] | None = None
+    service_tier: Literal["auto", "default", "flex", "priority", "scale", "fast"] | None = None
+    store: bool | None = None
+    prompt_cache_key: Annotated[str, Field(max_length=MAX_NAME)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
 

@@ -1,6 +1,5 @@
 """From a request to a call: a new one, checked in all that can be wrong, or one come back for."""
 
-import asyncio
 import json
 import secrets
 import string
@@ -9,16 +8,18 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from gateway.api.checks import checked_form, too_long
+from gateway.api.checks import checked_calls, checked_form, too_long
 from gateway.api.logprobs import check_prompt_logprobs
 from gateway.api.resume import Wish, keep, recall
 from gateway.api.sampling import check_ids, sampling_of, stop_ids_of
 from gateway.api.schema import ChatRequest, Parsed, parse_chat
+from gateway.api.wording import unheard, wording_of
 from gateway.keys import Caller
 from gateway.resume import Kept
 from gateway.resume_record import EventId, Head, Seen, digest_of
 from gateway.served import ServedModel
 from gateway.services import Services
+from shared.errors import RequestError
 from shared.swarm import ModelSpec
 from shared.wire.codec import pack_ids
 from shared.wire.messages import Sampling
@@ -34,7 +35,7 @@ class Call:
     """
 
     model: ServedModel
-    request: ChatRequest
+    parsed: Parsed
     sampling: Sampling
     stop_ids: frozenset[int]
     answer_id: str
@@ -47,6 +48,11 @@ class Call:
     seen: Seen | None = None
 
     @property
+    def request(self) -> ChatRequest:
+        """What was asked."""
+        return self.parsed.request
+
+    @property
     def num_seen(self) -> int:
         """How much of what is said the client has; all, if it had an event behind that."""
         return self.seen if isinstance(self.seen, int) else sys.maxsize if self.seen else 0
@@ -57,6 +63,9 @@ async def accept(services: Services, caller: Caller, wish: Wish, body: dict[str,
     if kept := await recall(services.archive, wish, body):
         return await _again(services, caller, wish, kept)
     call = await _begin(services, caller, body)
+    if wish.is_any and call.request.n > 1:
+        sentence = "'n' must be 1 with x-resumable or Idempotency-Key: only one answer can be kept."
+        raise RequestError(sentence, param="n", reason="invalid_value")
     if not (wish.key or (wish.is_resumable and call.request.stream)):
         return call
     kept = await keep(services.archive, wish, _head(call, wish, body))
@@ -78,23 +87,33 @@ async def prompt_of(services: Services, caller: Caller, body: dict[str, Any]) ->
     return await _rendered(model, parsed)
 
 
-def prompt_budget(spec: ModelSpec, num_prompt_tokens: int, asked: int | None) -> int:
-    """How many tokens may follow the prompt.
+def prompt_budget(
+    spec: ModelSpec, num_prompt_tokens: int, asked: int | None, *, is_strict: bool = False
+) -> int:
+    """How many tokens may follow the prompt; when it is strict, no fewer than were asked for.
 
     Raises RequestError when none fits.
     """
     room = spec.max_positions - num_prompt_tokens
     if room < 1:
         raise too_long(spec, num_prompt_tokens, "messages")
+    if is_strict and asked is not None and asked > room:
+        raise RequestError(
+            f"{asked} tokens were asked for, and after a prompt of {num_prompt_tokens} only {room} "
+            "are left of this model's context.",
+            param="max_tokens",
+            reason="invalid_value",
+        )
     return min(asked or room, room)
 
 
 def _head(call: Call, wish: Wish, body: dict[str, Any]) -> Head:
     """What is kept of a call. The messages are in its prompt already."""
+    last = "assistant" if call.request.continue_final_message else "user"
     return Head(
         caller=wish.caller,
         body_digest=digest_of(body),
-        body=json.dumps(body | {"messages": [{"role": "user", "content": ""}]}).encode(),
+        body=json.dumps(body | {"messages": [{"role": last, "content": ""}]}).encode(),
         answer_id=call.answer_id,
         created=call.created,
         prompt=pack_ids(call.prompt),
@@ -114,7 +133,7 @@ async def _again(services: Services, caller: Caller, wish: Wish, kept: Kept) -> 
         await model.text.vocabulary.load()
     return Call(
         model,
-        parsed.request,
+        parsed,
         head.sampling,
         frozenset(head.stop_ids),
         head.answer_id,
@@ -130,8 +149,8 @@ async def _again(services: Services, caller: Caller, wish: Wish, kept: Kept) -> 
 
 def _headers(model: ServedModel, parsed: Parsed) -> dict[str, str]:
     headers = {"x-model-revision": model.spec.revision}
-    if parsed.ignored:
-        headers["x-ignored-params"] = ", ".join(parsed.ignored)
+    if ignored := (*parsed.ignored, *unheard(parsed.request, model.text.template.knows)):
+        headers["x-ignored-params"] = ", ".join(ignored)
     return headers
 
 
@@ -142,19 +161,26 @@ async def _begin(services: Services, caller: Caller, body: dict[str, Any]) -> Ca
     model = services.model_for(caller, parsed.request.model, is_stream=parsed.request.stream)
     check_ids(parsed.request, model.spec.vocab_size)
     prompt = await _rendered(model, parsed)
-    max_tokens = prompt_budget(model.spec, len(prompt), parsed.request.budget)
+    max_tokens = prompt_budget(
+        model.spec,
+        len(prompt),
+        parsed.request.budget,
+        is_strict=parsed.request.strict_limits,
+    )
     check_prompt_logprobs(parsed.request.prompt_logprobs, len(prompt))
     grammar = await checked_form(
         model,
-        parsed.form,
+        parsed.held_form,
         names_tokens=parsed.request.names_tokens,
         asked="logprobs" if parsed.request.logprobs else "prompt_logprobs",
     )
+    if parsed.toolbox and parsed.toolbox.is_forced:
+        grammar = await checked_calls(model, parsed.toolbox)
     stop_ids = stop_ids_of(parsed.request, model.text.stop_ids)
     seed = secrets.randbits(63) if parsed.request.seed is None else parsed.request.seed
     return Call(
         model,
-        parsed.request,
+        parsed,
         sampling_of(
             parsed.request,
             grammar,
@@ -174,4 +200,4 @@ async def _begin(services: Services, caller: Caller, body: dict[str, Any]) -> Ca
 
 async def _rendered(model: ServedModel, parsed: Parsed) -> tuple[int, ...]:
     messages = [message.for_template() for message in parsed.request.messages]
-    return await asyncio.to_thread(model.text.render, messages)
+    return await model.text.prompt(messages, wording_of(parsed, model.text.template))

@@ -1,7 +1,7 @@
 """POST /v1/chat/completions: from a request to an answer, whole or streamed."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gateway.api import sse
+from gateway.api.asked import StreamOptions
 from gateway.api.body import unless_gone
 from gateway.api.call import Call, accept
-from gateway.api.conversation import Conversation
+from gateway.api.conversation import Choice, Conversation
 from gateway.api.door import caller_of
 from gateway.api.errors import report, request_id_of
 from gateway.api.event_stream import EventStream
@@ -20,7 +21,7 @@ from gateway.api.logprobs import prompt_logprobs_list
 from gateway.api.message import delta_of, logprobs_of, message_of
 from gateway.api.openapi import body_schema
 from gateway.api.resume import HEADERS, read_body, wish_of
-from gateway.api.said import Said
+from gateway.api.said import Said, Text
 from gateway.api.schema import ChatRequest
 from gateway.services import Services
 
@@ -65,15 +66,7 @@ async def _whole(conversation: Conversation) -> Response:
         "model": call.request.model,
         "system_fingerprint": call.model.fingerprint,
         "service_tier": "default",
-        "choices": [
-            {
-                "index": choice.index,
-                "message": message_of(said[choice.index]),
-                "logprobs": _logprobs(call, *said[choice.index]),
-                "finish_reason": choice.finish_reason,
-            }
-            for choice in conversation.choices
-        ],
+        "choices": [_choice(call, choice, said[choice.index]) for choice in conversation.choices],
         "usage": conversation.usage,
     }
     if call.request.prompt_logprobs is not None:
@@ -81,7 +74,21 @@ async def _whole(conversation: Conversation) -> Response:
         body["prompt_logprobs"] = await asyncio.to_thread(
             prompt_logprobs_list, call.prompt, told, call.model.text.vocabulary
         )
+    if call.request.return_token_ids:
+        body["prompt_token_ids"] = call.prompt
     return JSONResponse(body, headers=call.headers)
+
+
+def _choice(call: Call, choice: Choice, said: Sequence[Said]) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "index": choice.index,
+        "message": message_of(said),
+        "logprobs": _logprobs(call, *said),
+        "finish_reason": choice.finish_reason,
+    }
+    if call.request.return_token_ids:
+        told["token_ids"] = choice.fresh_ids()
+    return told
 
 
 def _logprobs(call: Call, *said: Said) -> dict[str, Any] | None:
@@ -110,8 +117,37 @@ async def _streamed(services: Services, request: Request, conversation: Conversa
 
 
 async def _frames(conversation: Conversation, request_id: str) -> AsyncGenerator[bytes, None]:
-    call = conversation.call
-    chunks = sse.Chunks(
+    call, choices = conversation.call, conversation.choices
+    chunks, wants = _chunks(call), call.request.stream_options or StreamOptions()
+    has_ids = call.request.return_token_ids
+    if call.seen is None:
+        more = {"prompt_token_ids": call.prompt} if has_ids else {}
+        for choice in choices:
+            yield chunks.role(choice.index, **more)
+    try:
+        async with aclosing(conversation.said()) as saying:
+            async for index, said in saying:
+                yield chunks.said(
+                    index,
+                    delta_of(said),
+                    _logprobs(call, said) if isinstance(said, Text) else None,
+                    token_ids=choices[index].fresh_ids() if has_ids else None,
+                    usage=conversation.usage if wants.continuous_usage_stats else None,
+                )
+    except Exception as error:  # the 200 is out: the client must hear of it inside the stream
+        yield sse.failure(report(error, request_id).body)
+        return
+    yield chunks.end(
+        [choice.finish_reason for choice in choices],
+        conversation.usage,
+        seen=call.seen,
+        token_ids=[choice.fresh_ids() for choice in choices] if has_ids else (),
+    )
+
+
+def _chunks(call: Call) -> sse.Chunks:
+    wants = call.request.stream_options or StreamOptions()
+    return sse.Chunks(
         answer_id=call.answer_id,
         created=call.created,
         model=call.request.model,
@@ -119,16 +155,5 @@ async def _frames(conversation: Conversation, request_id: str) -> AsyncGenerator
         with_usage=call.request.wants_usage,
         stream=call.stream,
         num_said=call.num_seen,
+        obfuscates=bool(wants.include_obfuscation),
     )
-    if call.seen is None:
-        for choice in conversation.choices:
-            yield chunks.role(choice.index)
-    try:
-        async with aclosing(conversation.said()) as saying:
-            async for index, said in saying:
-                yield chunks.said(index, delta_of(said), _logprobs(call, said))
-    except Exception as error:  # the 200 is out: the client must hear of it inside the stream
-        yield sse.failure(report(error, request_id).body)
-        return
-    reasons = [choice.finish_reason for choice in conversation.choices]
-    yield chunks.end(reasons, conversation.usage, seen=call.seen)

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import msgspec
 
-from gateway.api.answer import Answer
+from gateway.api.answer import Answer, Manner
 from gateway.api.completing import Completing
 from gateway.api.legacy_logprobs import Scored
 from gateway.api.said import Text
@@ -49,12 +49,13 @@ class Continuation:
         self._num_scores = asked.sampling.num_prompt_logprobs
         self._plain = asked.model.plain
         most = min(request.max_tokens, asked.model.spec.max_positions - len(prompt))
-        self._answer = Answer(
-            self._plain.decoder_after(prompt),
-            stops=tuple(request.stop),
+        manner = Manner(
             stop_ids=asked.stop_ids,
             max_tokens=most,
+            stops=tuple(request.stop),
+            includes_stop=request.include_stop_str_in_output,
         )
+        self._answer = Answer(self._plain.decoder_after(prompt), manner)
         # where each token begins is asked of a decoder of its own, as stop strings hold text back
         self._decoder = self._plain.decoder_after(prompt)
         self._num_decoded = len(echo)

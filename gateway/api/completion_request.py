@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, cast
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from gateway.api.asked import Asked
+from gateway.api.asked import UNUSED, Asked
 from gateway.api.formats import Form, form_of
 from gateway.api.parameters import check_supported, ignored_params
 from gateway.api.written import Whole, first_mistake
@@ -92,7 +92,7 @@ class CompletionRequest(Asked):
         return self.echo and self.logprobs is not None
 
 
-USED: Final = frozenset(CompletionRequest.model_fields)
+USED: Final = frozenset(CompletionRequest.model_fields) - UNUSED
 
 
 @dataclass(frozen=True)

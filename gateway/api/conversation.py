@@ -8,7 +8,7 @@ words; the other APIs translate them at their door.
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, Self
 
@@ -17,13 +17,16 @@ from starlette.requests import Request
 from gateway.api.answer import Answer, FinishReason
 from gateway.api.call import Call, accept
 from gateway.api.door import caller_of
+from gateway.api.manner import answer_of
 from gateway.api.resume import Wish
 from gateway.api.said import Said
+from gateway.api.sampling import of_choice
 from gateway.api.usage import usage_of
 from gateway.generator import Token
 from gateway.services import Services
 from gateway.token_stream import TokenStream
 from shared.errors import GenerationFailed
+from shared.wire.messages import PREFIX_PAGE_TOKENS, Sampling
 
 
 @asynccontextmanager
@@ -49,10 +52,13 @@ async def begin_conversation(
 class Choice:
     """One of the answers to a prompt, and the tokens it is made of."""
 
-    def __init__(self, services: Services, call: Call, index: int) -> None:
+    def __init__(
+        self, services: Services, call: Call, index: int, source: AsyncGenerator[Token, None]
+    ) -> None:
         self.index = index
-        self.answer = answer_of(call)
-        timed = services.metrics.timed(_source(services, call), time.perf_counter())
+        self.answer = _answer(call, index)
+        self._num_told = 0
+        timed = services.metrics.timed(source, time.perf_counter())
         self.tokens = TokenStream(timed, stop_ids=call.stop_ids, max_tokens=call.max_tokens)
         if call.kept is not None:
             call.kept.interrupt = self.tokens.interrupt
@@ -61,6 +67,12 @@ class Choice:
     def finish_reason(self) -> FinishReason | None:
         """Why it ended; none before it has."""
         return self.answer.finish_reason
+
+    def fresh_ids(self) -> list[int]:
+        """The ids of the tokens since this was asked last."""
+        fresh = self.answer.token_ids[self._num_told :]
+        self._num_told += len(fresh)
+        return fresh
 
     def says(self, tokens: Sequence[Token]) -> list[Said]:
         """What was taken adds; nothing taken means that no more comes."""
@@ -77,7 +89,9 @@ class Conversation:
 
     def __init__(self, services: Services, call: Call) -> None:
         self.call = call
-        self.choices = [Choice(services, call, 0)]
+        self.choices = [
+            Choice(services, call, index, source) for index, source in enumerate(sources_of(call))
+        ]
 
     async def __aenter__(self) -> Self:
         return self
@@ -106,15 +120,36 @@ class Conversation:
         async for index, said in self._all_said():
             if num_left_out > 0:
                 num_left_out -= 1
+                self.choices[index].fresh_ids()
             else:
                 yield index, said
 
     async def _all_said(self) -> AsyncGenerator[tuple[int, Said], None]:
-        (choice,) = self.choices
-        while choice.finish_reason is None:
-            for tokens in self._portions(await choice.tokens.take()):
-                for said in choice.says(tokens):
-                    yield choice.index, said
+        async with aclosing(self._taken()) as taking:
+            async for choice, taken in taking:
+                for tokens in self._portions(taken):
+                    for said in choice.says(tokens):
+                        yield choice.index, said
+
+    async def _taken(self) -> AsyncGenerator[tuple[Choice, list[Token]], None]:
+        """The tokens of each choice as they come, until all have finished."""
+        if len(self.choices) == 1:
+            (choice,) = self.choices
+            while choice.finish_reason is None:
+                yield choice, await choice.tokens.take()
+            return
+        taking = {asyncio.create_task(choice.tokens.take()): choice for choice in self.choices}
+        try:
+            while taking:
+                done, _ = await asyncio.wait(taking, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    choice = taking.pop(task)
+                    yield choice, task.result()
+                    if choice.finish_reason is None:
+                        taking[asyncio.create_task(choice.tokens.take())] = choice
+        finally:
+            for task in taking:
+                task.cancel()
 
     def _portions(self, tokens: Sequence[Token]) -> Iterator[Sequence[Token]]:
         """One by one where events have names: what each stands for must not depend on timing."""
@@ -134,27 +169,74 @@ class Conversation:
         await asyncio.gather(*(choice.tokens.close() for choice in self.choices))
 
 
-def answer_of(call: Call) -> Answer:
-    """What a choice says, before its first token."""
-    return Answer(
-        call.model.text.decoder(),
-        stops=tuple(call.request.stop),
-        stop_ids=call.stop_ids,
+def sources_of(call: Call) -> list[AsyncGenerator[Token, None]]:
+    """Whatever makes the tokens of each choice.
+
+    Choices begin once the prompt has been read once, so that all of them find its pages. A prompt
+    whose own likelihood is asked for has no pages to find.
+    """
+    if call.kept is not None:
+        is_patient = not call.request.stream
+        ends = partial(_is_complete, call)
+        return [call.kept.tokens(call.model.generator, ends=ends, is_patient=is_patient)]
+    sources = [_source(call, index) for index in range(call.request.n)]
+    has_pages = len(call.prompt) > PREFIX_PAGE_TOKENS and call.request.prompt_logprobs is None
+    if len(sources) == 1 or not has_pages:
+        return sources
+    is_read = asyncio.Event()
+    first, *others = sources
+    return [_reading_first(call, is_read, first), *(_after(is_read, other) for other in others)]
+
+
+def _source(call: Call, index: int) -> AsyncGenerator[Token, None]:
+    return call.model.generator.generate(
+        call.prompt,
+        sampling=of_choice(call.sampling, index),
         max_tokens=call.max_tokens,
+        stop_ids=call.stop_ids,
     )
 
 
-def _source(services: Services, call: Call) -> AsyncGenerator[Token, None]:
-    if call.kept is not None:
-        ends = partial(_is_complete, call)
-        is_patient = not call.request.stream
-        return call.kept.tokens(call.model.generator, ends=ends, is_patient=is_patient)
-    return call.model.generator.generate(
-        call.prompt, sampling=call.sampling, max_tokens=call.max_tokens, stop_ids=call.stop_ids
+async def _reading_first(
+    call: Call, is_read: asyncio.Event, source: AsyncGenerator[Token, None]
+) -> AsyncGenerator[Token, None]:
+    """Read the prompt, and leave its pages to those that come."""
+    reading = call.model.generator.generate(
+        call.prompt, sampling=Sampling(temperature=0), max_tokens=1, stop_ids=frozenset()
+    )
+    try:
+        async with aclosing(reading) as tokens:
+            async for _ in tokens:
+                pass
+    finally:
+        is_read.set()
+    async with aclosing(source) as tokens:
+        async for token in tokens:
+            yield token
+
+
+async def _after(
+    is_read: asyncio.Event, source: AsyncGenerator[Token, None]
+) -> AsyncGenerator[Token, None]:
+    await is_read.wait()
+    async with aclosing(source) as tokens:
+        async for token in tokens:
+            yield token
+
+
+def _answer(call: Call, index: int = 0) -> Answer:
+    return answer_of(
+        call.model.text,
+        call.parsed,
+        prompt=call.prompt,
+        stop_ids=call.stop_ids,
+        max_tokens=call.max_tokens,
+        answer_id=call.answer_id,
+        index=index,
     )
 
 
 def _is_complete(call: Call, tokens: Sequence[Token]) -> bool:
-    answer = answer_of(call)
+    answer = _answer(call)
     answer.feed(tokens)
     return answer.finish_reason is not None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gateway.api.parameters import check_supported, ignored_params
-from gateway.api.schema import ChatRequest
+from gateway.api.schema import USED
 from shared.errors import RequestError
 
 PASSED: Final = frozenset(
@@ -44,7 +44,7 @@ def sort_params(given: Mapping[str, Any], own: Set[str], instead: Mapping[str, s
     """
     beyond = {name: value for name, value in given.items() if name not in own}
     for name in beyond:
-        if name in instead or (name in ChatRequest.model_fields and name not in PASSED):
+        if name in instead or (name in USED and name not in PASSED):
             way_out = f"use '{instead[name]}'" if name in instead else "leave it out"
             sentence = f"Unsupported parameter: '{name}' is not supported here; {way_out}."
             raise RequestError(sentence, param=name, reason="unsupported_parameter")

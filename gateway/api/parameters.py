@@ -13,17 +13,15 @@ from shared.errors import RequestError
 
 NO_OP_VALUES: Final[dict[str, tuple[Any, ...]]] = {
     # OpenAI's
-    "n": (1,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
+    "reasoning_effort": ("none",),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "audio": (),
     "web_search_options": (),
     "moderation": (),
-    "reasoning_effort": ("none",),
-    "verbosity": (),
     # common extensions, by the names vLLM, SGLang, llama.cpp and OpenRouter give them
     "top_a": (0,),
     "typical_p": (1,),
@@ -41,20 +39,20 @@ NO_OP_VALUES: Final[dict[str, tuple[Any, ...]]] = {
     "allowed_token_ids": (),
     "truncate_prompt_tokens": (),
     "skip_special_tokens": (True,),
-    "spaces_between_special_tokens": (True,),
-    "include_stop_str_in_output": (False,),
+    "return_token_ids": (False,),
+    "strict_limits": (False,),
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
+    "chat_template_kwargs": ({},),
+    "enable_thinking": (),
+    "reasoning": (),
+    "spaces_between_special_tokens": (True,),
     "add_special_tokens": (False,),
     "echo": (False,),
     "suffix": (),
-    "return_token_ids": (False,),
     "chat_template": (),
-    "chat_template_kwargs": ({},),
     "documents": ([],),
-    "enable_thinking": (),
     "thinking": (),
-    "reasoning": (),
     "guided_json": (),
     "guided_regex": (),
     "guided_choice": (),
@@ -65,7 +63,11 @@ NO_OP_VALUES: Final[dict[str, tuple[Any, ...]]] = {
     "ebnf": (),
     "logits_processors": (),
 }
-"""Parameters not implemented that would change the text, with the values that ask for nothing."""
+"""Parameters that would change the text and are not implemented, or not by every API, with the
+values that ask for nothing."""
+
+HINTS: Final = {"functions": "use 'tools'", "function_call": "use 'tool_choice'"}
+"""What does the same."""
 
 MAX_NAMED: Final = 32
 
@@ -76,7 +78,7 @@ def check_supported(body: Mapping[str, Any]) -> None:
         no_ops = NO_OP_VALUES.get(name)
         if no_ops is not None and not any(_same(value, no_op) for no_op in no_ops):
             raise RequestError(
-                f"Unsupported parameter: '{name}' is not supported here; {_way_out(no_ops)}.",
+                f"Unsupported parameter: '{name}' is not supported here; {_way_out(name, no_ops)}.",
                 param=name,
                 reason="unsupported_parameter",
             )
@@ -93,7 +95,9 @@ def _same(value: Any, no_op: Any) -> bool:
     return value == no_op and isinstance(value, bool) == isinstance(no_op, bool)
 
 
-def _way_out(no_ops: tuple[Any, ...]) -> str:
+def _way_out(name: str, no_ops: tuple[Any, ...]) -> str:
+    if hint := HINTS.get(name):
+        return hint
     if not no_ops:
         return "leave it out"
     return "leave it out or send " + " or ".join(json.dumps(no_op) for no_op in no_ops)

@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Set
 
+from msgspec import structs
+
 from gateway.api.asked import Asked
 from shared.errors import RequestError
 from shared.wire.messages import Grammar, Sampling
@@ -36,6 +38,18 @@ def choice_seed(seed: int, index: int) -> int:
         return seed
     digest = hashlib.blake2b(f"{seed} {index}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
+
+
+def of_choice(sampling: Sampling, index: int) -> Sampling:
+    """How the tokens of one of several choices are chosen: each has a seed of its own.
+
+    The first keeps the request's, so that it is the answer that would come alone. Only the first
+    tells of the prompt.
+    """
+    if index == 0:
+        return sampling
+    seed = choice_seed(sampling.seed, index)
+    return structs.replace(sampling, seed=seed, num_prompt_logprobs=None)
 
 
 def sampling_of(

@@ -8,10 +8,15 @@ and U+0085 for line ends.
 """
 
 import json
-from collections.abc import Sequence
+import secrets
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from gateway.resume_record import EventId, Seen
+
+BLOCK: Final = 64
+"""Obfuscated frames differ in size by whole blocks only."""
 
 DONE: Final = b"data: [DONE]\n\n"
 
@@ -29,10 +34,12 @@ class Chunks:
         with_usage: bool,
         stream: str = "",
         num_said: int = 0,
+        obfuscates: bool = False,
     ) -> None:
         """With the name of a `stream` each frame says which event of it it is.
 
-        `num_said` is how much was said in frames of an earlier connection.
+        `num_said` is how much was said in frames of an earlier connection. Who `obfuscates` hides
+        from those who see the frames' sizes how long the words are.
         """
         head = {
             "id": answer_id,
@@ -44,20 +51,31 @@ class Chunks:
         self._with_usage = with_usage
         self._stream = stream
         self._num_said = num_said
+        self._obfuscates = obfuscates
         self._head = "data: " + _compact(head)[:-1]
         self._tail = ',"usage":null}\n\n' if with_usage else "}\n\n"
 
-    def role(self, index: int) -> bytes:
-        """The first frame of a choice, and the only one with a role: SDKs concatenate roles."""
+    def role(self, index: int, **more: Any) -> bytes:
+        """The first frame of a choice, and the only one with a role: SDKs concatenate roles.
+
+        `more` stands beside the choices.
+        """
         delta = {"role": "assistant", "content": "", "refusal": None}
-        return self._frame(0, self._choice(index, delta))
+        return self._frame(0, self._choice(index, delta, more=more))
 
     def said(
-        self, index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None
+        self,
+        index: int,
+        delta: dict[str, Any],
+        logprobs: dict[str, Any] | None = None,
+        *,
+        token_ids: Sequence[int] | None = None,
+        usage: dict[str, Any] | None = None,
     ) -> bytes:
-        """A piece of a choice."""
+        """A piece of a choice; the ids of its tokens and the usage so far where asked for."""
         self._num_said += 1
-        return self._frame(self._num_said, self._choice(index, delta, logprobs))
+        chunk = self._choice(index, delta, logprobs, token_ids=token_ids, usage=usage)
+        return self._frame(self._num_said, chunk)
 
     def end(
         self,
@@ -65,12 +83,15 @@ class Chunks:
         usage: dict[str, Any],
         *,
         seen: Seen | None = None,
+        token_ids: Sequence[Sequence[int] | None] = (),
     ) -> bytes:
         """What is left after `seen` of: the finishes, the usage where asked for, and [DONE]."""
         frames = b""
         if seen not in ("finish", "usage"):
             for index, reason in enumerate(finish_reasons):
-                frames += self._frame("finish", self._choice(index, {}, reason=reason))
+                ids = token_ids[index] if token_ids else None
+                chunk = self._choice(index, {}, reason=reason, token_ids=ids)
+                frames += self._frame("finish", chunk)
         if self._with_usage and seen != "usage":
             tail = f',"choices":[],"usage":{_compact(usage)}}}\n\n'
             frames += self._frame("usage", self._head + tail)
@@ -83,14 +104,26 @@ class Chunks:
         logprobs: dict[str, Any] | None = None,
         *,
         reason: str | None = None,
+        token_ids: Sequence[int] | None = None,
+        usage: dict[str, Any] | None = None,
+        more: Mapping[str, Any] = MappingProxyType({}),
     ) -> str:
-        choice = {
+        choice: dict[str, Any] = {
             "index": index,
             "delta": delta,
             "logprobs": logprobs,
             "finish_reason": reason,
         }
-        return f'{self._head},"choices":[{_compact(choice)}]{self._tail}'
+        if token_ids is not None:
+            choice["token_ids"] = token_ids
+        extra = dict(more)
+        told = f'{self._head},"choices":[{_compact(choice)}]'
+        if self._obfuscates:
+            extra["obfuscation"] = secrets.token_urlsafe(BLOCK)[: -len(told) % BLOCK]
+        told += "".join(f',"{name}":{_compact(value)}' for name, value in extra.items())
+        if usage is not None:
+            return f'{told},"usage":{_compact(usage)}}}\n\n'
+        return told + self._tail
 
     def _frame(self, seen: Seen, frame: str) -> bytes:
         """With this one the client has seen that much."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api.answer import Answer
+from gateway.api.answer import Answer, Manner
 from gateway.api.said import Said, Text, joined
 from gateway.generator import Token
 from shared.errors import GenerationFailed
@@ -27,12 +27,8 @@ def tokens_in(said: list[Said]) -> tuple[Token, ...]:
 
 
 def answer(*, stops: tuple[str, ...] = (), max_tokens: int = 100) -> Answer:
-    return Answer(
-        TEXT.decoder(),
-        stops=stops,
-        stop_ids=TEXT.stop_ids,
-        max_tokens=max_tokens,
-    )
+    manner = Manner(stop_ids=TEXT.stop_ids, max_tokens=max_tokens, stops=stops)
+    return Answer(TEXT.decoder(), manner)
 
 
 def test_a_stop_id_ends_it_is_counted_and_not_shown():
@@ -120,7 +116,7 @@ def test_the_tokens_of_a_stop_string_are_not_told():
 
 
 def test_a_token_without_text_goes_with_the_next_one():
-    free = Answer(TEXT.decoder(), stops=(), stop_ids=frozenset(), max_tokens=9)
+    free = Answer(TEXT.decoder(), Manner(stop_ids=frozenset(), max_tokens=9))
     assert told(free, with_logprobs(f"a{END}b")) == [("a", 1), ("", 0), ("b", 2)]
 
 

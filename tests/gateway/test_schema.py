@@ -369,15 +369,8 @@ def test_earlier_tool_calls_reach_the_template_as_objects(arguments: str, seen: 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("n", 2),
-        ("n", True),
-        ("tools", [{"type": "function"}]),
-        ("tool_choice", "required"),
         ("functions", [{}]),
         ("modalities", ["text", "audio"]),
-        ("reasoning_effort", "high"),
-        ("verbosity", "low"),
-        ("enable_thinking", False),
         ("guided_json", {}),
         ("guided_choice", ["a"]),
         ("repeat_penalty", 1.1),
@@ -390,8 +383,8 @@ def test_what_would_change_the_text_is_refused_by_name(name: str, value: Any):
 
 
 def test_values_that_ask_for_nothing_are_accepted_in_silence():
-    for name, values in NO_OP_VALUES.items():
-        for value in values:
+    for name in NO_OP_VALUES.keys() - ChatRequest.model_fields.keys():
+        for value in NO_OP_VALUES[name]:
             assert parse_chat(hello | {name: value}).ignored == ()
 
 
@@ -403,10 +396,6 @@ def test_what_changes_only_bookkeeping_is_ignored_by_name():
 def test_names_fit_to_stand_in_a_header():
     body = hello | {"a\r\nset-cookie: ü": 1, "b" * 99: 1}
     assert parse_chat(body).ignored == ("a??set-cookie???", "b" * 64)
-
-
-def test_what_we_use_and_what_we_refuse_are_different_things():
-    assert not NO_OP_VALUES.keys() & ChatRequest.model_fields.keys()
 
 
 # --- bodies ---
