@@ -28,9 +28,9 @@ async def test_a_prompt_lost_between_two_workers_is_sent_again_at_once(
         def swallowing(server):
             take = server._on_step
 
-            def swallow(step, payload) -> None:
+            def swallow(step, payload, sender) -> None:
                 if swallowed:
-                    take(step, payload)
+                    take(step, payload, sender)
                 else:
                     swallowed.append(step)
                     links = server.pool._links.items()
