@@ -40,12 +40,8 @@ CLASSES: dict[str, type[BaseSettings]] = {
     "identity": IdentitySettings,
 }
 IN_README = {
-    "gateway": "model model_name host port join swarm max_streams max_queue step_timeout_seconds "
-    "recovery_timeout_seconds checkpoint_bytes",
-    "worker": "model blocks host port public_url join swarm dtype device quant threads kv_tokens "
-    "grace_seconds",
-    "bootstrap": "host port",
-    "up": "workers replicas",
+    "gateway": "model host port join swarm keys_file checkpoint_bytes standby resume_store",
+    "worker": "model blocks join host port public_url tls kv_tokens",
 }
 
 
