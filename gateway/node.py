@@ -73,7 +73,8 @@ def _files(settings: GatewaySettings) -> Iterator[_Files]:
         )
     for model, name in zip(models, names, strict=True):
         directory = locate(model)
-        yield _Files(directory, read_spec(directory, name), ChatText.load(directory))
+        text = ChatText.load(directory, settings.tool_format)
+        yield _Files(directory, read_spec(directory, name), text)
 
 
 def _aliases(settings: GatewaySettings) -> dict[str, str]:

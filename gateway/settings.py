@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode
 
 from gateway.keys import Key, parse_variable
+from gateway.markup.dialect import ToolFormat
 from shared.commands import Addresses, FilePath, Names, OptionalPath, Peers, settings_config
 from shared.logs import LogFormat, LogLevel
 from shared.wire.messages import WireDtype
@@ -28,6 +29,10 @@ class GatewaySettings(BaseSettings):
     )
     model_name: Names = Field(
         [], description="name clients ask for, one for each model; empty = the directory's name"
+    )
+    tool_format: ToolFormat | None = Field(
+        None,
+        description="how the models write calls of tools; empty = as each one's template tells",
     )
     model_aliases: Names = Field(
         [], description="further names, each as ALIAS=NAME; may be repeated"

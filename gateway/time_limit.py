@@ -25,10 +25,11 @@ async def within(seconds: float, work: Callable[[], T]) -> T:
     thread.start()
     try:
         async with asyncio.timeout(seconds):
-            return await outcome
+            return await asyncio.shield(outcome)
     finally:
         if thread.is_alive() and not outcome.done():
             _end(thread)
+        outcome.cancel()
 
 
 def _run(
