@@ -39,6 +39,7 @@ ROUTES: Final = (
 
 EXPOSED_HEADERS: Final = (
     "x-request-id",
+    "request-id",
     "openai-processing-ms",
     "retry-after",
     *(

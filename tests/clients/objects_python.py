@@ -17,8 +17,9 @@ from pydantic_ai.providers.openai import OpenAIProvider
 
 
 class Thing(pydantic.BaseModel):
-    """A thing that carries water."""
+    """A thing that carries water, and nothing else: a toy of a model would add without end."""
 
+    model_config = pydantic.ConfigDict(extra="forbid")
     kind: Literal["bucket", "rope", "ladder"]
     size: int = pydantic.Field(ge=0, le=99)
 
@@ -49,6 +50,7 @@ def instructor_gets_an_object():
             messages=[{"role": "user", "content": QUESTION}],
             response_model=Thing,
             max_retries=0,
+            temperature=0,
         )
         assert isinstance(thing, Thing)
 

@@ -97,3 +97,23 @@ def test_functions_of_namespaces_go_by_both_names_where_one_would_be_taken_twice
     assert list(book.entries) == ["look", "shop__look", "buy"]
     assert book.name_of("look", "shop") == "shop__look"
     assert book.name_of("gone", None) == "gone"
+
+
+def test_what_codex_sends_is_taken_and_what_of_it_has_no_effect_is_named():
+    agents = {"type": "namespace", "name": "multi_agent", "description": "", "tools": [FUNCTION]}
+    result = parsed(
+        stream=True,
+        store=False,
+        input=[{"type": "message", "role": "developer", "content": "a", "id": "msg_1"}],
+        tools=[FUNCTION | {"strict": False}, agents, {"type": "web_search", "filters": None}],
+        tool_choice="auto",
+        parallel_tool_calls=True,
+        reasoning={"summary": "auto"},
+        include=["reasoning.encrypted_content"],
+        prompt_cache_key="k",
+        client_metadata={"originator": "codex"},
+    )
+    book, absent = ToolBook.of(result.request.tools, result.request.tool_choice)
+    assert list(book.entries) == ["look", "multi_agent__look"]
+    assert (*result.ignored, *absent) == ("client_metadata", "reasoning.summary", "tools[2]")
+    assert result.passed == {"prompt_cache_key": "k"}
