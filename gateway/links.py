@@ -13,6 +13,7 @@ from gateway.surveyor import Surveyor
 from shared.discovery.watcher import Watcher
 from shared.errors import PeerUnreachable, ProtocolError
 from shared.grants import grant
+from shared.hosts import Realm
 from shared.identity import Identity
 from shared.roster import Roster
 from shared.secret import SwarmSecret
@@ -59,6 +60,7 @@ class Links:
         *,
         clock: Callable[[], float] = time.monotonic,
         secret: SwarmSecret | None = None,
+        reach: Realm = "loopback",
     ) -> None:
         self.watcher = watcher
         self.peer = identity.peer
@@ -71,6 +73,7 @@ class Links:
             on_joined=self._on_joined,
             on_lost=self._on_lost,
             secret=secret,
+            reach=reach,
         )
         self._clock = clock
         self._inboxes: dict[SessionId, Inbox] = {}

@@ -40,6 +40,7 @@ from shared.discovery.multiaddrs import tcp_address
 from shared.discovery.sealed import directory_of
 from shared.discovery.watcher import Watcher
 from shared.errors import ConfigError
+from shared.hosts import reach_of
 from shared.identity import Identity
 from shared.model_files import locate, name_of, read_spec
 from shared.secret import SwarmSecret
@@ -246,7 +247,8 @@ async def _links(
         topic_of(settings.swarm, spec.name, spec.revision),
     )
     await watcher.start()
-    links = Links(identity, settings.swarm, watcher, secret=secret)
+    reach = reach_of(settings.reach, settings.join)
+    links = Links(identity, settings.swarm, watcher, secret=secret, reach=reach)
     keeper = asyncio.create_task(links.keep_linked())
     try:
         yield links

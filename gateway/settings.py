@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, NoDecode
 from gateway.keys import Key, parse_variable
 from gateway.markup.dialect import ToolFormat
 from shared.commands import Addresses, FilePath, Names, OptionalPath, Peers, settings_config
+from shared.hosts import Reach
 from shared.logs import LogFormat, LogLevel
 from shared.wire.messages import WireDtype
 
@@ -41,6 +42,10 @@ class GatewaySettings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port HTTP is served on; 0 = any free")
     join: Addresses = Field([], description="known nodes of the swarm; may be repeated")
     swarm: str = Field("local", min_length=1, max_length=128, description="the swarm's name")
+    reach: Reach = Field(
+        "auto",
+        description="narrowest network whose workers are dialled; auto = that of JOIN",
+    )
     swarm_secret_file: OptionalPath = Field(
         None, description="file of a private swarm's secret; empty = BRIGADE_SWARM_SECRET, if any"
     )

@@ -1,11 +1,32 @@
 """Which part of the network a host name or address is in. Pure: names are not looked up."""
 
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal
 from urllib.parse import urlsplit
 
 Realm = Literal["loopback", "private", "public"]
 """This machine, a network of its owner's, or the world."""
+Reach = Literal["auto", "loopback", "private", "public"]
+_REALMS: tuple[Realm, ...] = ("loopback", "private", "public")
+
+
+def reach_of(reach: Reach, members: Iterable[str]) -> Realm:
+    """The narrowest realm whose addresses are dialled by one who joins through these multiaddrs.
+
+    By `auto` it is the widest that any of them is in: in a public swarm, nobody's word should have
+    us knock at the doors of our own network. Names say nothing.
+    """
+    if reach != "auto":
+        return reach
+    parts = [member.split("/") for member in members]
+    realms: list[Realm] = [realm_of(part[2]) for part in parts if part[1:2] in (["ip4"], ["ip6"])]
+    return _REALMS[max(map(_REALMS.index, realms), default=0)]
+
+
+def is_within(reach: Realm, host: str) -> bool:
+    """Whether an address may be dialled by one of this reach."""
+    return _REALMS.index(realm_of(host)) >= _REALMS.index(reach)
 
 
 def is_loopback(host: str) -> bool:

@@ -73,7 +73,10 @@ def validate(record: bytes, *, topic: str, now: float) -> Announcement:
             "clock; one of the two clocks is wrong"
         )
     if announcement.expires_at + MAX_CLOCK_SKEW_SECONDS < now:
-        raise RecordError(f"record of {announcement.worker} has expired")
+        raise RecordError(
+            f"record of {announcement.worker} has expired "
+            f"{now - announcement.expires_at:.0f} s ago by our clock; if it is announced still, one of the two clocks is wrong"
+        )
     return announcement
 
 

@@ -17,6 +17,7 @@ from shared.discovery.kademlia import KademliaDirectory
 from shared.discovery.multiaddrs import reachable_host, tcp_address
 from shared.discovery.sealed import directory_of
 from shared.errors import BrigadeError, ConfigError, RecordError
+from shared.hosts import reach_of
 from shared.identity import Identity
 from shared.model_files import hub_model, locate, name_of, read_spec
 from shared.pace import BATCHES, UNMEASURED, Pace
@@ -148,6 +149,7 @@ class Node:
             sessions=sessions,
             engine=self._engine,
             secret=secret,
+            reach=reach_of(settings.reach, settings.join),
         )
 
         for name, help_text, value in (

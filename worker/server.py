@@ -16,6 +16,7 @@ import structlog
 
 from shared.errors import PeerUnreachable, ProtocolError, StepRefused
 from shared.grants import is_granted
+from shared.hosts import Realm
 from shared.identity import Identity
 from shared.secret import SwarmSecret
 from shared.swarm import PeerId, SessionId, Span
@@ -93,6 +94,7 @@ class WorkerServer:
         engine: Engine,
         clock: Callable[[], float] = time.monotonic,
         secret: SwarmSecret | None = None,
+        reach: Realm = "loopback",
     ) -> None:
         self.pool = LinkPool(
             identity,
@@ -100,6 +102,7 @@ class WorkerServer:
             on_frame=self._on_frame,
             on_lost=self._on_lost,
             secret=secret,
+            reach=reach,
         )
         self.sessions = sessions
         self._identity = identity

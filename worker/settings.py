@@ -7,7 +7,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings
 
 from shared.commands import Addresses, FilePath, OptionalPath, settings_config
-from shared.hosts import is_loopback
+from shared.hosts import Reach, is_loopback
 from shared.logs import LogFormat, LogLevel
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -42,6 +42,10 @@ class WorkerSettings(BaseSettings):
     dht_port: int = Field(0, ge=0, le=65535, description="TCP port of discovery; 0 = any free")
     join: Addresses = Field([], description="known nodes of the swarm; may be repeated")
     swarm: str = Field("local", min_length=1, max_length=128, description="the swarm's name")
+    reach: Reach = Field(
+        "auto",
+        description="narrowest network whose workers are dialled; auto = that of JOIN",
+    )
     swarm_secret_file: OptionalPath = Field(
         None, description="file of a private swarm's secret; empty = BRIGADE_SWARM_SECRET, if any"
     )

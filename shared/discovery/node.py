@@ -24,7 +24,7 @@ from shared.discovery import peer_cache
 from shared.discovery.dht import Dht
 from shared.discovery.directory import Sighting
 from shared.discovery.holder import HOLDER_PROTOCOL, Holder, HolderCalls
-from shared.discovery.holder_messages import Get, Page, Put, Reply, Request, Taken
+from shared.discovery.holder_messages import Get, NotTaken, Page, Put, Reply, Request, Taken
 from shared.discovery.holder_set import NUM_HOLDERS, Cursor, HolderSet
 from shared.discovery.libp2p_patches import forget_failed_dial, make_host
 from shared.discovery.multiaddrs import member_address, parse_member
@@ -125,6 +125,9 @@ class Node:
         """Hand a record to the topic's holders; how many have it now."""
         request = Put(topic, record)
         replies = await self._ask_holders(topic, lambda _: request)
+        for holder, reply in replies.items():
+            if isinstance(reply, NotTaken):
+                self._warn_refused(topic, holder, RecordError(reply.reason))
         return sum(isinstance(reply, Taken) for reply in replies.values())
 
     async def lookup(self, topic: str) -> list[Sighting]:

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import chain, repeat
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import structlog
 from websockets.asyncio.client import connect
@@ -24,6 +25,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.typing import Data
 
 from shared.errors import HandshakeError, PeerUnreachable, ProtocolError
+from shared.hosts import Realm, is_within
 from shared.identity import Identity
 from shared.secret import SwarmSecret
 from shared.swarm import PeerId
@@ -224,6 +226,20 @@ def address_of(socket: Socket) -> str:
     return str(name[0]) if name else ""
 
 
+async def resolved(url: str, reach: Realm) -> str:
+    """An address of a URL's host that one of this reach may dial. Raises OSError for none."""
+    host = urlsplit(url).hostname or ""
+    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=sockets.SOCK_STREAM)
+    addresses = [str(address[0]) for *_, address in found]
+    allowed = next((one for one in addresses if is_within(reach, one)), None)
+    if allowed is None:
+        raise OSError(
+            f"{', '.join(sorted(set(addresses)))} is no {reach} address, and this peer joined a "
+            f"{reach} swarm; say --reach private or --reach loopback if it should be dialled"
+        )
+    return allowed
+
+
 def check_certificate(socket: Socket, fingerprint: bytes) -> None:
     """Raises HandshakeError unless the other end has shown the certificate of this fingerprint."""
     if not fingerprint:
@@ -302,9 +318,11 @@ class LinkPool:
         on_lost: Callable[[PeerId], None] = lambda peer: None,
         links_per_address: int = MAX_LINKS_PER_ADDRESS,
         secret: SwarmSecret | None = None,
+        reach: Realm = "loopback",
     ) -> None:
         """`on_lost` is called when the last link to a peer has ended, whatever ended it.
 
+        Addresses of a narrower realm than `reach` are not dialled, see shared/hosts.py.
         From one address at most `links_per_address` are let in, any number if that is 0.
         """
         self.identity = identity
@@ -321,6 +339,7 @@ class LinkPool:
         self._unread = Room(MAX_UNREAD_BYTES)
         self._is_closed = False
         self._secret = secret
+        self._reach: Realm = reach
         self._certificate = b""
 
     def get(self, peer: PeerId) -> Link | None:
@@ -403,13 +422,15 @@ class LinkPool:
         await asyncio.gather(*closes, *dials, *self._runs, return_exceptions=True)
 
     async def _dial(self, peer: PeerId, url: str, certificate: bytes) -> Link:
-        tls: dict[str, Any] = (
-            {"ssl": pinning_context()} if certificate and url.startswith("wss:") else {}
-        )
+        options: dict[str, Any] = {}
+        if certificate and url.startswith("wss:"):
+            options["ssl"] = pinning_context()
         try:
             async with asyncio.timeout(DIAL_SECONDS + HANDSHAKE_SECONDS):
+                if self._reach != "loopback":
+                    options["host"] = await resolved(url, self._reach)
                 socket = await _ConnectHere(
-                    url, open_timeout=DIAL_SECONDS, proxy=None, **SOCKET_OPTIONS, **tls
+                    url, open_timeout=DIAL_SECONDS, proxy=None, **SOCKET_OPTIONS, **options
                 )
         except (OSError, TimeoutError, ValueError, WebSocketException) as error:
             # ValueError: hosts that are no names, which URLs may contain

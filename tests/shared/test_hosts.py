@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.hosts import Realm, realm_of, realm_of_url
+from shared.hosts import Reach, Realm, is_within, reach_of, realm_of, realm_of_url
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,28 @@ def test_an_address_is_loopback_private_or_public(host: str, realm: Realm):
 def test_a_url_is_where_its_host_is():
     assert realm_of_url("wss://[::1]:7000/x") == "loopback"
     assert realm_of_url("ws://10.0.0.1") == "private"
+
+
+@pytest.mark.parametrize(
+    ("reach", "join", "expected"),
+    [
+        ("auto", [], "loopback"),
+        ("auto", ["/ip4/127.0.0.1/tcp/1/p2p/x"], "loopback"),
+        ("auto", ["/ip4/127.0.0.1/tcp/1/p2p/x", "/ip4/10.0.0.1/tcp/1/p2p/x"], "private"),
+        ("auto", ["/ip4/8.8.8.8/tcp/1/p2p/x", "/ip4/10.0.0.1/tcp/1/p2p/x"], "public"),
+        ("auto", ["/ip6/2606:4700::1/tcp/1/p2p/x"], "public"),
+        ("auto", ["/dns4/bootstrap/tcp/1/p2p/x"], "loopback"),
+        ("private", ["/ip4/8.8.8.8/tcp/1/p2p/x"], "private"),
+    ],
+)
+def test_in_a_public_swarm_only_public_addresses_are_dialled(
+    reach: Reach, join: list[str], expected: Realm
+):
+    assert reach_of(reach, join) == expected
+
+
+def test_a_wider_address_may_always_be_dialled():
+    hosts = ("127.0.0.1", "10.0.0.1", "8.8.8.8")
+    assert [is_within("public", host) for host in hosts] == [False, False, True]
+    assert [is_within("private", host) for host in hosts] == [False, True, True]
+    assert [is_within("loopback", host) for host in hosts] == [True, True, True]

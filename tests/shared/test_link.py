@@ -369,3 +369,18 @@ async def test_a_link_whose_frames_cannot_be_handled_ends_and_the_pool_goes_on()
         link.post(message(1))
         await until(lambda: ann.lost == [bob.id] and bob.lost == [ann.id])
         assert (await bob.pool.connect(ann.id, ann.url)).is_open
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"]
+)
+async def test_in_a_public_swarm_no_announcement_has_us_knock_at_our_own_doors(host: str):
+    """Not by a name either: what it resolves to counts."""
+    async with peers(BOB) as (bob,):
+        ann = Peer(ANN)
+        ann.pool._reach = "public"
+        with pytest.raises(PeerUnreachable, match="no public address"):
+            await ann.pool.connect(bob.id, bob.url.replace("127.0.0.1", host))
+        ann.pool._reach = "loopback"
+        assert (await ann.pool.connect(bob.id, bob.url)).is_open
+        await ann.pool.close()
