@@ -169,7 +169,11 @@ class Links:
         """Keep links to the workers of the view, and wake waiting sessions when it changes."""
         while True:
             view = self.watcher.view
-            missing = [w for w in sorted(view) if w not in self.avoided() and not self._has(w)]
+            missing = [
+                worker
+                for worker, one in sorted(view.items())
+                if not one.leaving and worker not in self.avoided() and not self._has(worker)
+            ]
             room = MAX_STANDING_LINKS - len(self.linked())
             dials = [self._connect(worker) for worker in missing[: max(0, room)]]
             self._tell_all(ViewChanged())

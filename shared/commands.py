@@ -4,11 +4,13 @@ import argparse
 import difflib
 import inspect
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar, cast
 
+from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
@@ -25,6 +27,8 @@ from shared.swarm import PeerId
 
 T = TypeVar("T", bound=BaseSettings)
 ENV_FILE = ".env"
+COMMON_JOIN = "BRIGADE_JOIN"
+"""Serves as JOIN for every command that has one and is not told any other."""
 
 
 class Setting(NamedTuple):
@@ -89,13 +93,24 @@ def parse(settings_class: type[T], argv: list[str], *, prog: str, epilog: str = 
             cli_implicit_flags=True,
             cli_kebab_case=True,
         )
-        return settings_class(_cli_settings_source=source(args=argv), _env_file=ENV_FILE)
+        given = settings_class(_cli_settings_source=source(args=argv), _env_file=ENV_FILE)
+        common = _common_join() if "join" in settings else ""
+        if common and "join" not in given.model_fields_set:
+            return settings_class(
+                join=common, _cli_settings_source=source(args=argv), _env_file=ENV_FILE
+            )
+        return given
     except ValidationError as error:
         parser.error("; ".join(_complaint(one, settings) for one in error.errors()))
     except SettingsError as error:
         parser.error(" ".join(str(error).split()))
     except (OSError, UnicodeDecodeError) as error:
         parser.error(f"the file {ENV_FILE} in the working directory cannot be read: {error}")
+
+
+def _common_join() -> str:
+    """The nodes that all commands join through unless told otherwise."""
+    return os.environ.get(COMMON_JOIN) or dotenv_values(ENV_FILE).get(COMMON_JOIN) or ""
 
 
 def _complaint(error: ErrorDetails, settings: Mapping[str, Setting]) -> str:
@@ -154,7 +169,8 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 PRECEDENCE = (
     "An option given here wins over its [VARIABLE] in the environment, which wins over the same\n"
-    "line in a .env file in the working directory, which wins over the default."
+    "line in a .env file in the working directory, which wins over the default.\n"
+    "BRIGADE_JOIN stands in for the --join of every command that is given none."
 )
 
 

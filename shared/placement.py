@@ -181,11 +181,13 @@ def should_move(
     reload_seconds: float = 60.0,
     horizon_seconds: float = 3600.0,
     hole_seconds: float = 0.0,
+    least_gain: float = 0.01,
 ) -> Choice | None:
     """Where a worker should go, or None: by far the most often it should stay.
 
     It goes when it is part of the fewest moves that cover the model or are worth it: the gain over
-    the horizon must exceed what the swarm does without while it reloads. It leaves no hole, unless
+    the horizon must exceed what the swarm does without while it reloads, and be at least that
+    part of the throughput: speeds are measured, and differ each time. It leaves no hole, unless
     there has been one for `hole_seconds` of PATIENCE_SECONDS, when there is nothing to lose.
     """
     moves = survey.moves
@@ -197,7 +199,8 @@ def should_move(
         return None
     after = survey.throughput_after
     lost = max(0.0, survey.throughput - min(survey.levels_without(worker))) * reload_seconds
-    if not is_bare and (after - survey.throughput) * horizon_seconds <= lost:
+    gain = after - survey.throughput
+    if not is_bare and gain <= max(lost / horizon_seconds, least_gain * survey.throughput):
         return None
     return Choice(moves[worker], survey.throughput, after)
 

@@ -2,7 +2,8 @@
 
 A beam search. Only hosts that touch none of the poorest blocks can make those richer by a move
 (those that touch them give them all they have), so these are tried, the most spare first; where
-they leave a gap the next move may fill it.
+they leave a gap the next move may fill it. Hosts that do not say what fits were told what to host
+and stay.
 """
 
 from collections.abc import Sequence
@@ -103,8 +104,8 @@ def _after_one_move(one: Arrangement, goal: float) -> list[Arrangement]:
     least = [min(one.levels[host.span.start : host.span.end]) for host in one.hosts]
     spare = [
         index
-        for index in range(len(one.hosts))
-        if least[index] > poorest and index not in one.moved
+        for index, host in enumerate(one.hosts)
+        if host.fits and least[index] > poorest and index not in one.moved
     ]
     spare.sort(key=lambda index: (-least[index], -one.hosts[index].speed, index))
     return [_moved(one, index, goal) for index in spare[:MAX_TRIED]]

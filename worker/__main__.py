@@ -9,8 +9,9 @@ from worker.settings import WorkerSettings
 
 EPILOG = """\
 examples:
-  brigade worker --join /ip4/192.0.2.7/tcp/4001/p2p/12D3Koo...     the whole bundled model
-  brigade worker --model ./my-model --blocks 0:8 --join ...        eight blocks of your own
+  brigade worker --join /ip4/192.0.2.7/tcp/4001/p2p/12D3Koo...     blocks the swarm needs most
+  brigade worker --model ./my-model --max-blocks 8 --join ...      the same, eight at most
+  brigade worker --model ./my-model --blocks 0:8 --join ...        these eight, whatever comes
   brigade worker --host 0.0.0.0 --public-url ws://my.host:7000 --port 7000 --join ...
 """
 
@@ -22,7 +23,7 @@ def main(argv: list[str]) -> int:
     # Read by OpenMP when torch is imported: threads that spin between steps starve the neighbours
     # on a shared machine (median step 67-205 ms against 433-445 ms under contention).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from worker.node import live  # imports torch
+    from worker.life import live  # imports torch
 
     live(settings)
     return 0

@@ -1,111 +1,34 @@
-"""A worker's life: load the span, take links, announce, serve, leave."""
+"""A loaded worker: takes links, announces itself, serves, leaves."""
 
 import asyncio
-import json
-import os
-import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 
 import structlog
 from websockets.asyncio.server import Server
 
 from shared.discovery.directory import Directory
-from shared.discovery.kademlia import KademliaDirectory
-from shared.discovery.multiaddrs import reachable_host, tcp_address
-from shared.discovery.sealed import directory_of
+from shared.discovery.multiaddrs import reachable_host
 from shared.errors import BrigadeError, ConfigError, RecordError
 from shared.hosts import reach_of
 from shared.identity import Identity
-from shared.model_files import hub_model, locate, name_of, read_spec
-from shared.pace import BATCHES, UNMEASURED, Pace
 from shared.records import open_record, sign_announcement
 from shared.secret import SwarmSecret
-from shared.state_file import write_state
-from shared.swarm import Announcement, ModelSpec, PeerId, Span
+from shared.swarm import Announcement, PeerId, Span
 from shared.wire.certificate import Certificate
-from worker.capacity import choose_device, choose_dtype, new_cache, pages_that_fit, use_threads
 from worker.engine import Engine
-from worker.fetch import fetch_span
-from worker.grammar import Grammars
-from worker.kv_cache import PAGE_TOKENS, KvCache
-from worker.mapped_memory import forget_code
-from worker.measuring import measure_pace
-from worker.progress import shown
-from worker.server import WorkerServer, hosted_span
+from worker.kv_cache import PAGE_TOKENS
+from worker.loading import Loaded
+from worker.server import WorkerServer
 from worker.sessions import Sessions
 from worker.settings import WorkerSettings
-from worker.span_model import SpanModel
 from worker.tensors import name_of as dtype_name
-from worker.weights import load_span
 
 log = structlog.get_logger()
 
 STATUS_SECONDS = 2.0
 LEAVE_POLL_SECONDS = 0.1
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A span in memory and what is known of its model."""
-
-    spec: ModelSpec
-    model: SpanModel
-    pages: int
-    grammars: Grammars | None = None
-    cache: KvCache | None = None
-    pace: Pace = UNMEASURED
-
-
-def live(settings: WorkerSettings) -> None:
-    """Load, serve until told to stop, leave. Raises ConfigError or ModelError."""
-    loaded = load(settings)
-    asyncio.run(_serve(settings, loaded))
-
-
-def load(settings: WorkerSettings) -> Loaded:
-    """Load the span the settings name, saying what goes on. Raises ConfigError or ModelError."""
-    use_threads(settings.threads)
-    directory = locate(settings.model)
-    spec = read_spec(directory, settings.model_name or name_of(settings.model))
-    span = hosted_span(settings.blocks, spec.num_blocks)
-    device = choose_device(settings.device)
-    grammars = Grammars.load(directory) if span.end == spec.num_blocks else None
-    if on_hub := hub_model(settings.model):
-        with shown(f"blocks {span} of {spec.name}", _say) as on_progress:
-            directory = fetch_span(on_hub, directory, span, on_progress)
-    if settings.quant == "int8" and device.type == "cpu":
-        _say("int8 computes at about a tenth of the speed on CPU; nf4 at half is smaller, too")
-    started = time.perf_counter()
-    model = load_span(
-        directory,
-        span,
-        dtype=choose_dtype(settings.dtype, device),
-        device=device,
-        quant=settings.quant,
-        on_plan=lambda tensors, size: _say(
-            f"loading blocks {span} of {spec.name}: {tensors} tensors, {size / 1e6:.1f} MB"
-        ),
-    )
-    pages = pages_that_fit(model, settings.kv_tokens)
-    cache = new_cache(model, pages)
-    _say(
-        f"loaded in {time.perf_counter() - started:.1f} s on {device} as {model.dtype}"
-        + (f" with {settings.quant} weights" if settings.quant != "none" else "")
-        + (" with packed weights" if model.is_packed else "")
-        + f": {model.weight_bytes / 1e6:.1f} MB; "
-        f"room for {pages * PAGE_TOKENS} tokens of cache"
-    )
-    pace = measure_pace(model, cache, pages)
-    _say(
-        f"a block takes {1000 * pace.decode[0]:.2f} ms a token, "
-        f"{1000 * pace.decode[-1]:.2f} ms for {BATCHES[-1]} sessions at once, "
-        f"{1e6 * pace.prefill:.0f} µs for a token of a prompt"
-    )
-    forget_code()
-    return Loaded(spec, model, pages, grammars, cache, pace)
 
 
 class Node:
@@ -128,6 +51,10 @@ class Node:
         self._dht_node = ""
         self._certificate = Certificate.create() if settings.takes_tls else None
         self._is_leaving = False
+        self._directory: Directory | None = None
+        self.fits = 0
+        """How many blocks it has room for, if it chose them itself."""
+        self._next_span: Span | None = None
         self._engine = Engine(
             loaded.model,
             max_step_tokens=settings.max_step_tokens,
@@ -177,18 +104,16 @@ class Node:
         `dht_node` is the multiaddr at which others may join the DHT through this worker.
         """
         self._dht_node = dht_node
+        self._directory = directory
         async with AsyncExitStack() as stack:
             server = await self._listen()
             stack.push_async_callback(self._close, server)
             self._engine.start()
             stack.callback(self._engine.stop)
             loops = [
-                asyncio.create_task(_every(STATUS_SECONDS, self._tick)),
+                asyncio.create_task(every(STATUS_SECONDS, self._tick)),
                 asyncio.create_task(
-                    _every(
-                        self._settings.announce_period_seconds,
-                        lambda: self._announce(directory),
-                    )
+                    every(self._settings.announce_period_seconds, lambda: self._announce(directory))
                 ),
             ]
             stack.push_async_callback(_cancel, loops)
@@ -196,6 +121,12 @@ class Node:
             on_ready()
             await stop.wait()
             await self._leave(directory)
+
+    async def intend(self, next_span: Span | None) -> None:
+        """Tell the swarm of blocks that this worker is thinking of moving to, or no more."""
+        self._next_span = next_span
+        if self._directory is not None:
+            await self._announce(self._directory)
 
     async def _leave(self, directory: Directory) -> None:
         """Say that we go, then serve on until no session needs us or the grace is over."""
@@ -229,7 +160,7 @@ class Node:
         scheme = "wss" if self._certificate else "ws"
         self.url = settings.public_url or f"{scheme}://{host}:{port}"
         try:  # what others would refuse to believe is better said here and now
-            open_record(sign_announcement(self._identity, self._announcement()))
+            open_record(sign_announcement(self._identity, self.announcement()))
         except RecordError as error:
             raise ConfigError(f"address {self.url} cannot be announced: {error}") from error
         return server
@@ -244,7 +175,7 @@ class Node:
         self._server.tell_gateways(with_neighbours=True)
 
     async def _announce(self, directory: Directory) -> None:
-        announcement = self._announcement()
+        announcement = self.announcement()
         try:
             holders = await directory.announce(
                 announcement.topic, sign_announcement(self._identity, announcement)
@@ -254,7 +185,8 @@ class Node:
             return
         log.debug("announced", holders=holders)
 
-    def _announcement(self) -> Announcement:
+    def announcement(self) -> Announcement:
+        """What it says of itself at this moment."""
         spec = self._loaded.spec
         # grows over restarts too, as long as the clock does not step back
         self._sequence = max(self._sequence + 1, int(time.time() * 1000))
@@ -277,47 +209,14 @@ class Node:
             node=self._dht_node,
             certificate=self._certificate.fingerprint if self._certificate else b"",
             pace=self._engine.pacer.pace,
+            fits=self.fits,
+            next_span=self._next_span,
+            intends=self._next_span is not None and not self._is_leaving,
         )
 
 
-async def _serve(settings: WorkerSettings, loaded: Loaded) -> None:
-    identity = Identity.claim(settings.identity)
-    directory = KademliaDirectory(
-        identity, listen=tcp_address(settings.host, settings.dht_port), join=settings.join
-    )
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    secret = SwarmSecret.load(settings.swarm_secret_file, settings.swarm)
-    node = Node(settings, identity, loaded, secret=secret)
-    _say("joining the swarm")
-    await directory.start()
-
-    def on_ready() -> None:
-        state = {
-            "pid": os.getpid(),
-            "peer_id": identity.peer,
-            "start": node.span.start,
-            "end": node.span.end,
-            "url": node.url,
-            "multiaddrs": directory.multiaddrs,
-        }
-        if settings.state_file:
-            write_state(settings.state_file, state)
-        print(f"worker ready: {json.dumps(state)}", flush=True)
-
-    try:
-        listed = directory_of(directory, secret, identity)
-        await node.serve(listed, stop, on_ready, dht_node=directory.multiaddrs[0])
-    finally:
-        await directory.stop()
-
-
-def _say(text: str) -> None:
-    print(f"worker: {text}", flush=True)
-
-
-async def _every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:
+async def every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:
+    """Do something again and again, a while after the last time, whatever becomes of it."""
     while True:
         await asyncio.sleep(seconds)
         try:

@@ -444,5 +444,5 @@ def _context_of(step: Step) -> SamplingContext:
 
 
 def hosted_span(text: str, num_blocks: int) -> Span:
-    """The blocks a worker was told to host; all of them for ""."""
-    return Span.parse(text) if text else Span(0, num_blocks)
+    """The blocks a worker was told to host."""
+    return Span(0, num_blocks) if text == "all" else Span.parse(text)

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings
 from shared.commands import Addresses, FilePath, OptionalPath, settings_config
 from shared.hosts import Reach, is_loopback
 from shared.logs import LogFormat, LogLevel
+from shared.swarm import MAX_BLOCKS
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -25,8 +26,17 @@ class WorkerSettings(BaseSettings):
     model_name: str = Field("", description="name it is served under; empty = the directory's name")
     blocks: str = Field(
         "",
-        pattern=r"^(\d+:\d+)?$",
-        description="span to host as START:END, e.g. 0:8; empty = the whole model",
+        pattern=r"^(\d+:\d+|all)?$",
+        description="span to host as START:END, e.g. 0:8, or all; empty = what the swarm needs",
+    )
+    max_blocks: int = Field(
+        0, ge=0, le=MAX_BLOCKS, description="most blocks to choose by itself; 0 = what fits"
+    )
+    settle_seconds: float = Field(
+        6.0, gt=0, le=600, description="how long a choice is known to others before it is acted on"
+    )
+    move_check_seconds: float = Field(
+        60.0, ge=0, description="time between two looks for blocks that need it more; 0 = stay"
     )
     host: str = Field("127.0.0.1", min_length=1, description="address links are taken on")
     port: int = Field(0, ge=0, le=65535, description="port links are taken on; 0 = any free")

@@ -188,3 +188,27 @@ def test_settings_describe_themselves():
     assert settings["BAKER_KEY_FILE"].default == "~/bread.key"
     assert settings["BAKER_JOIN"].default == ""
     assert settings["BAKER_OPEN_ALL_NIGHT"].default == "false"
+
+
+@pytest.mark.parametrize(
+    ("argv", "environment", "expected"),
+    [
+        ([], {}, [A]),
+        ([f"--join={B}"], {}, [B]),
+        (["--join", ""], {}, []),
+        ([], {"BAKER_JOIN": B}, [B]),
+    ],
+    ids=["alone", "option", "emptied", "variable"],
+)
+def test_brigade_join_serves_every_command_that_is_told_no_other(
+    argv: list[str],
+    environment: dict[str, str],
+    expected: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text(f"BRIGADE_JOIN={A}\n")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert parse(BakerSettings, argv, prog="brigade baker").join == expected

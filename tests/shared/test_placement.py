@@ -28,6 +28,7 @@ def worker(name: PeerId, span: str, *, speed: float = 100.0, **changes: Any) -> 
         "issued_at": 0.0,
         "lease_seconds": 12.0,
         "pace": Pace((seconds, seconds, seconds)),
+        "fits": len(Span.parse(span)),
     }
     return Announcement(**values | changes)
 
@@ -138,6 +139,17 @@ def test_needed_workers_move_only_for_a_hole_that_lasts():
     late = {name: moved(seen, name, hole_seconds=PATIENCE_SECONDS) for name in (ANN, BOB, CYD)}
     spans = [late[one.worker] or one.span for one in seen.values()]
     assert uncovered(spans, Span(0, 24)) == []
+
+
+def test_workers_that_were_told_what_to_host_are_not_counted_on_to_move():
+    seen = view(worker(ANN, "0:8", fits=0), worker(BOB, "0:8"), worker(CYD, "8:16"))
+    assert [moved(seen, name) for name in seen] == [None, Span(16, 24), None]
+
+
+def test_a_gain_that_measurements_may_feign_is_no_reason_to_move():
+    seen = view(worker(ANN, "0:12"), worker(BOB, "12:24"), worker(CYD, "0:12"))
+    assert moved(seen, ANN, least_gain=0.4) == Span(6, 18)
+    assert moved(seen, ANN, least_gain=0.6) is None
 
 
 @pytest.mark.parametrize(("reload_seconds", "goes"), [(60.0, True), (1e6, False)])

@@ -21,7 +21,7 @@ from typing import Any
 READ_FIRST = (
     "shared.bootstrap",
     "transformers.models.llama.modeling_llama",
-    "worker.node",
+    "worker.life",
 )
 START_SECONDS = 90
 STOP_SECONDS = 10

@@ -19,7 +19,8 @@ from shared.swarm import Announcement, Hop, Span
 from shared.wire.link import LinkPool
 from shared.wire.messages import Introduce, Status, Step
 from tests.models import build, save
-from worker.node import Loaded, Node, load
+from worker.loading import Loaded, load
+from worker.node import Node
 from worker.settings import WorkerSettings
 from worker.weights import load_span
 
@@ -154,7 +155,5 @@ async def test_a_public_address_is_announced_as_it_is(loaded: Loaded):
 
 
 def test_loading_takes_the_blocks_and_the_room_that_were_asked_for(directory_of_model: Path):
-    loaded = load(
-        settings(model=str(directory_of_model), blocks="2:4", kv_tokens=100, dtype="float32")
-    )
+    loaded = load(settings(model=str(directory_of_model), kv_tokens=100, dtype="float32"), SPAN)
     assert (loaded.model.span, loaded.pages, loaded.spec.name) == (SPAN, 6, "m")

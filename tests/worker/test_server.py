@@ -403,5 +403,5 @@ async def test_gateways_hear_how_far_a_worker_s_neighbours_are(directory: Path):
 
 
 def test_a_worker_hosts_what_it_is_told_or_everything():
-    assert hosted_span("", 6) == WHOLE
+    assert hosted_span("all", 6) == WHOLE
     assert hosted_span("2:6", 6) == LAST
