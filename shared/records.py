@@ -75,7 +75,8 @@ def validate(record: bytes, *, topic: str, now: float) -> Announcement:
     if announcement.expires_at + MAX_CLOCK_SKEW_SECONDS < now:
         raise RecordError(
             f"record of {announcement.worker} has expired "
-            f"{now - announcement.expires_at:.0f} s ago by our clock; if it is announced still, one of the two clocks is wrong"
+            f"{now - announcement.expires_at:.0f} s ago by our clock; if it is "
+            "announced still, one of the two clocks is wrong"
         )
     return announcement
 
