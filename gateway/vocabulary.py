@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from typing import Final
 
@@ -14,6 +15,9 @@ from shared.wire.messages import Grammar
 
 COMPILE_SECONDS: Final = 5.0
 """How long a request waits for its grammar. The limits on grammars are meant to end them sooner."""
+
+COMPILERS: Final = ThreadPoolExecutor(2, "grammar")
+"""Threads of their own: a grammar that gets around the limits must not hold up anything else."""
 
 CHECKED: Final = 256
 """How many checked grammars are remembered."""
@@ -39,7 +43,8 @@ class Vocabulary:
         """The grammar as workers take it. Raises GrammarError, ModelError."""
         try:
             async with asyncio.timeout(COMPILE_SECONDS):
-                return await asyncio.to_thread(self._checked, grammar)
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(COMPILERS, self._checked, grammar)
         except TimeoutError as error:
             raise GrammarError(f"it took more than {COMPILE_SECONDS:.0f} s to compile") from error
 

@@ -203,8 +203,13 @@ class Sessions:
         return len({other for other, _ in self._parts if other != session}) >= self._max_sessions
 
     def _revoke(self, gateway: PeerId | None) -> None:
-        """Take back the session of this gateway that was stepped longest ago."""
+        """Take back the session of this gateway that was stepped longest ago.
+
+        Raises StepRefused when nobody has anything that is owed.
+        """
         theirs = {key: part for key, part in self._parts.items() if part.gateway == gateway}
+        if not theirs:
+            raise StepRefused("no_pages", "nobody here holds more than a fair share")
         session, _ = min(theirs, key=lambda key: theirs[key].deadline)
         revoked = {key: part for key, part in theirs.items() if key[0] == session}
         self._revoked += revoked.items()

@@ -37,7 +37,7 @@ SCENARIOS = {
     "standby": Faults(kill=0.05, standby=True),
     "everything": replace(EVERYTHING, guess=0.0),
     "everything, scores": replace(EVERYTHING, guess=0.0, scores=True),
-    "everything but memory, reading": replace(EVERYTHING, squeeze=0.0, reads=True),
+    "everything, reading": replace(EVERYTHING, reads=True),
     "everything, guesses": EVERYTHING,
     "everything, guesses, standby": replace(EVERYTHING, standby=True),
 }

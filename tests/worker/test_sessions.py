@@ -119,6 +119,13 @@ def test_without_pages_a_step_is_refused_and_nothing_of_it_stays():
     assert snapshot(s) == before
 
 
+def test_pages_that_nobody_owes_are_not_taken_from_anybody():
+    s = sessions()
+    s.pages_free = 0  # as when something other than sessions has taken the memory
+    assert refusal(lambda: s.admit(step(0, 4), 0.0)) == ("no_pages", 0)
+    assert len(s) == 0
+
+
 def test_a_session_is_its_gateway_s_alone():
     s = sessions()
     s.admit(step(0, 5), 0.0)
