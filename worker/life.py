@@ -112,7 +112,7 @@ class Life:
             ready.set()
 
         dht_node = self.directory.multiaddrs[0]
-        serving = asyncio.create_task(node.serve(self.directory, told, on_ready, dht_node=dht_node))
+        serving = asyncio.create_task(node.serve(self.listed, told, on_ready, dht_node=dht_node))
         tasks = [serving, asyncio.create_task(self.stop.wait())]
         moving = asyncio.create_task(_next_span(node, place, ready)) if place else None
         tasks += [moving] if moving else []
