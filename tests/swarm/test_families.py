@@ -9,9 +9,15 @@ from tests.swarm.conftest import Up
 
 QUESTION = "What is a route, and who decides it? Say it in a few words, please."
 MAX_TOKENS = 40
+ALWAYS = {"llama", "gemma3_text"}
+"""Of these a swarm of processes is tried in every run; tests/worker tries all families' spans."""
+
+CASES = [
+    pytest.param(family, marks=() if family in ALWAYS else pytest.mark.slow) for family in FAMILIES
+]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CASES)
 def test_greedy_tokens_equal_generate_streamed_and_not(
     family: str, up: Up, tmp_path_factory: pytest.TempPathFactory
 ):
