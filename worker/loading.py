@@ -10,7 +10,7 @@ from worker.capacity import choose_device, choose_dtype, new_cache, pages_that_f
 from worker.fetch import fetch_span
 from worker.grammar import Grammars
 from worker.kv_cache import PAGE_TOKENS, KvCache
-from worker.mapped_memory import forget_code
+from worker.mapped_memory import forget_code, trim
 from worker.measuring import measure_pace
 from worker.progress import shown
 from worker.settings import WorkerSettings
@@ -73,6 +73,7 @@ def load(settings: WorkerSettings, span: Span) -> Loaded:
         f"{1000 * pace.decode[-1]:.2f} ms for {BATCHES[-1]} sessions at once, "
         f"{1e6 * pace.prefill:.0f} µs for a token of a prompt"
     )
+    trim()
     forget_code()
     return Loaded(spec, model, pages, grammars, cache, pace)
 
