@@ -1,5 +1,6 @@
 """Loads a worker's span and measures it, saying what goes on."""
 
+import gc
 import time
 from dataclasses import dataclass
 
@@ -73,6 +74,7 @@ def load(settings: WorkerSettings, span: Span) -> Loaded:
         f"{1000 * pace.decode[-1]:.2f} ms for {BATCHES[-1]} sessions at once, "
         f"{1e6 * pace.prefill:.0f} µs for a token of a prompt"
     )
+    gc.collect()
     trim()
     forget_code()
     return Loaded(spec, model, pages, grammars, cache, pace)
