@@ -16,7 +16,7 @@ from gateway.api.call import Call, accept
 from gateway.api.conversation import Choice, Conversation
 from gateway.api.door import caller_of
 from gateway.api.errors import report, request_id_of
-from gateway.api.event_stream import EventStream
+from gateway.api.event_stream import held_stream
 from gateway.api.logprobs import prompt_logprobs_list
 from gateway.api.message import delta_of, logprobs_of, message_of
 from gateway.api.openapi import body_schema
@@ -99,20 +99,10 @@ def _logprobs(call: Call, *said: Said) -> dict[str, Any] | None:
 
 
 async def _streamed(services: Services, request: Request, conversation: Conversation) -> Response:
-    """Hold the 200 until there is a token, so that failures before it keep their status."""
     call = conversation.call
-    try:
-        await unless_gone(request, conversation.begin(services.hold_seconds))
-    except BaseException:
-        await conversation.close()
-        raise
-    return EventStream(
-        _frames(conversation, request_id_of(request)),
-        conversation,
-        headers=call.headers,
-        has_ids=bool(call.stream),
-        keep_alive_seconds=services.keep_alive_seconds,
-        grace_seconds=services.shutdown_grace_seconds,
+    frames = _frames(conversation, request_id_of(request))
+    return await held_stream(
+        services, request, conversation, frames, headers=call.headers, has_ids=bool(call.stream)
     )
 
 

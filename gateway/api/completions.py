@@ -18,7 +18,7 @@ from gateway.api.completion import Completion, Piece
 from gateway.api.completion_request import CompletionRequest, parse_completion
 from gateway.api.door import caller_of
 from gateway.api.errors import report, request_id_of
-from gateway.api.event_stream import EventStream
+from gateway.api.event_stream import held_stream
 from gateway.api.legacy_logprobs import legacy_logprobs
 from gateway.api.openapi import body_schema
 from gateway.services import Services
@@ -40,7 +40,8 @@ def completion_routes(services: Services) -> APIRouter:
         writer = Writer(asked, _headers(request, asked))
         completion = Completion(services, asked)
         if asked.request.stream:
-            return await _streamed(services, request, completion, writer)
+            frames = writer.frames(completion, request_id_of(request))
+            return await held_stream(services, request, completion, frames, headers=writer.headers)
         async with completion:
             return await unless_gone(request, writer.whole(completion))
 
@@ -110,24 +111,6 @@ class Writer:
 
 def _data(body: dict[str, Any]) -> bytes:
     return f"data: {json.dumps(body, separators=(',', ':'))}\n\n".encode()
-
-
-async def _streamed(
-    services: Services, request: Request, completion: Completion, writer: Writer
-) -> Response:
-    """Hold the 200 until there is a token, so that failures before it keep their status."""
-    try:
-        await unless_gone(request, completion.begin(services.hold_seconds))
-    except BaseException:
-        await completion.close()
-        raise
-    return EventStream(
-        writer.frames(completion, request_id_of(request)),
-        completion,
-        headers=writer.headers,
-        keep_alive_seconds=services.keep_alive_seconds,
-        grace_seconds=services.shutdown_grace_seconds,
-    )
 
 
 def _check_headers(request: Request) -> None:

@@ -6,8 +6,11 @@ from typing import Final, Protocol
 
 import anyio
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from gateway.api.body import unless_gone
+from gateway.services import Services
 from shared.errors import GenerationFailed
 
 SEND_TIMEOUT_SECONDS: Final = 60.0
@@ -32,6 +35,10 @@ BARE_KEEP_ALIVE: Final = _Bare(comment="keep-alive", sep="\n")
 class Running(Protocol):
     """Whatever makes what a stream tells."""
 
+    async def begin(self, seconds: float) -> None:
+        """Wait for the first token, but no longer than `seconds`; raises what failed before it."""
+        ...
+
     def interrupt(self, failure: GenerationFailed) -> None:
         """End it as if it had failed."""
         ...
@@ -39,6 +46,31 @@ class Running(Protocol):
     async def close(self) -> None:
         """End it, and wait until all it held is freed."""
         ...
+
+
+async def held_stream(
+    services: Services,
+    request: Request,
+    running: Running,
+    frames: AsyncGenerator[bytes, None],
+    *,
+    headers: dict[str, str],
+    has_ids: bool = False,
+) -> "EventStream":
+    """Hold the 200 until there is a token, so that failures before it keep their status."""
+    try:
+        await unless_gone(request, running.begin(services.hold_seconds))
+    except BaseException:
+        await running.close()
+        raise
+    return EventStream(
+        frames,
+        running,
+        headers=headers,
+        has_ids=has_ids,
+        keep_alive_seconds=services.keep_alive_seconds,
+        grace_seconds=services.shutdown_grace_seconds,
+    )
 
 
 class EventStream(EventSourceResponse):

@@ -5,19 +5,13 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter
 from pydantic import Field
-from starlette.requests import Request
-from starlette.responses import Response
 
-from gateway.api.door import caller_of
-from gateway.api.openapi import body_schema
 from gateway.api.readings import (
-    DOCUMENTED,
     Asked,
     OneTextRequest,
-    answer,
-    body_of,
     one_text,
     places,
+    reading_routes,
     size_of,
 )
 from gateway.api.texts import parse
@@ -49,23 +43,7 @@ class HiddenStatesRequest(OneTextRequest):
 
 def hidden_states_routes(services: Services) -> APIRouter:
     """The route and its alias."""
-    router = APIRouter(tags=["states"])
-
-    async def create(request: Request) -> Response:
-        body = await body_of(services, request)
-        return await answer(services, request, await _asked(services, caller_of(request), body))
-
-    for path in PATHS:
-        router.add_api_route(
-            path,
-            create,
-            methods=["POST"],
-            response_model=None,
-            response_class=Response,
-            responses=DOCUMENTED,
-            openapi_extra=body_schema(HiddenStatesRequest),
-        )
-    return router
+    return reading_routes(services, PATHS, HiddenStatesRequest, _asked)
 
 
 async def _asked(services: Services, caller: Caller, body: Mapping[str, Any]) -> Asked:

@@ -1,19 +1,23 @@
 """From a request for states or logits of one text to a safetensors file of them."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
+from fastapi import APIRouter
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.body import read_object, unless_gone
+from gateway.api.door import caller_of
+from gateway.api.openapi import body_schema
 from gateway.api.parted import PartedResponse
 from gateway.api.schema import Message
 from gateway.api.texts import OneText, ReadRequest, check_fits, tokens_of
 from gateway.api.written import Whole
+from gateway.keys import Caller
 from gateway.reader import Rows
 from gateway.served import ServedModel
 from gateway.services import Services
@@ -64,6 +68,33 @@ class Asked:
     headers: Mapping[str, str]
 
 
+Ask = Callable[[Services, Caller, Mapping[str, Any]], Awaitable[Asked]]
+"""What a body means. Raises RequestError."""
+
+
+def reading_routes(
+    services: Services, paths: Iterable[str], body: type[OneTextRequest], asked: Ask
+) -> APIRouter:
+    """A route under its paths, for requests that look like `body` and mean what `asked` says."""
+    router = APIRouter(tags=["states"])
+
+    async def create(request: Request) -> Response:
+        given = await read_object(request, services.max_body_bytes)
+        return await _answer(services, request, await asked(services, caller_of(request), given))
+
+    for path in paths:
+        router.add_api_route(
+            path,
+            create,
+            methods=["POST"],
+            response_model=None,
+            response_class=Response,
+            responses=DOCUMENTED,
+            openapi_extra=body_schema(body),
+        )
+    return router
+
+
 async def one_text(model: ServedModel, request: OneTextRequest) -> tuple[int, ...]:
     """The token ids of the text. Raises RequestError."""
     if (request.input is None) == (request.messages is None):
@@ -104,7 +135,7 @@ def size_of(num_rows: int, width: int) -> int:
     return num_rows * row_bytes("float32", width)
 
 
-async def answer(services: Services, request: Request, asked: Asked) -> Response:
+async def _answer(services: Services, request: Request, asked: Asked) -> Response:
     """Read it and send it; if the client does not wait for it, stop."""
     give_back = services.room.take(
         asked.num_bytes, param="positions", remedy="ask for fewer positions or blocks"
@@ -117,11 +148,6 @@ async def answer(services: Services, request: Request, asked: Asked) -> Response
         raise
     parts = tensor_file(_tensors(asked, rows), _metadata(asked))
     return PartedResponse(parts, media_type=MEDIA_TYPE, headers=asked.headers, on_end=give_back)
-
-
-async def body_of(services: Services, request: Request) -> dict[str, Any]:
-    """The request's body."""
-    return await read_object(request, services.max_body_bytes)
 
 
 def _tensors(asked: Asked, rows: Mapping[int, Rows]) -> dict[str, TensorBytes]:

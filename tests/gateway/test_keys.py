@@ -79,7 +79,7 @@ def test_a_key_for_some_models_opens_those_by_any_of_their_names():
     assert caller_by(key()).may_use("acme/huge")
 
 
-@pytest.mark.parametrize("secret", [ALICE, "short", "x" * 15])
+@pytest.mark.parametrize("secret", [ALICE, "short", "x" * 15], ids=["whole", "short", "half"])
 def test_a_wrong_key_is_never_shown_whole(secret: str):
     assert len(masked(secret)) <= 10
     assert secret not in masked(secret)
@@ -98,7 +98,11 @@ def test_a_variable_takes_names_with_digests_or_the_json_of_a_file():
     assert parse_variable(as_json) == [key(max_streams=2)]
 
 
-@pytest.mark.parametrize("text", [f"alice={ALICE}", ALICE, f"={digest_of(ALICE)}", "[{]", "[1]"])
+@pytest.mark.parametrize(
+    "text",
+    [f"alice={ALICE}", ALICE, f"={digest_of(ALICE)}", "[{]", "[1]"],
+    ids=["not a digest", "no name", "an empty name", "no JSON", "no object"],
+)
 def test_a_bad_variable_is_refused_without_being_repeated(text: str):
     with pytest.raises(ValueError, match=r".") as caught:
         parse_variable(text)

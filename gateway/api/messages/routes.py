@@ -16,7 +16,7 @@ from gateway.api.call import count_prompt
 from gateway.api.conversation import Conversation, begin_conversation
 from gateway.api.door import caller_of
 from gateway.api.errors import report, request_id_of
-from gateway.api.event_stream import EventStream
+from gateway.api.event_stream import held_stream
 from gateway.api.foreign import event_frame, headers_of, told_as
 from gateway.api.messages.chat_body import PLACES, chat_body
 from gateway.api.messages.errors import ANTHROPIC_PATH, as_anthropic
@@ -59,7 +59,9 @@ def message_routes(services: Services) -> APIRouter:
         headers = headers_of(request.headers, conversation.call.headers, parsed.ignored)
         begun = _Begun(conversation, request, headers)
         if parsed.request.stream:
-            return await _streamed(services, begun)
+            return await held_stream(
+                services, request, begun.conversation, _frames(begun), headers=begun.headers
+            )
         async with conversation:
             return await unless_gone(request, _whole(begun))
 
@@ -106,22 +108,6 @@ async def _whole(begun: _Begun) -> Response:
         async for _, said in saying:
             message.feed(said)
     return JSONResponse(message.whole(*begun.end), headers=begun.headers)
-
-
-async def _streamed(services: Services, begun: _Begun) -> Response:
-    """Hold the 200 until there is a token, so that failures before it keep their status."""
-    try:
-        await unless_gone(begun.request, begun.conversation.begin(services.hold_seconds))
-    except BaseException:
-        await begun.conversation.close()
-        raise
-    return EventStream(
-        _frames(begun),
-        begun.conversation,
-        headers=begun.headers,
-        keep_alive_seconds=services.keep_alive_seconds,
-        grace_seconds=services.shutdown_grace_seconds,
-    )
 
 
 async def _frames(begun: _Begun) -> AsyncGenerator[bytes, None]:

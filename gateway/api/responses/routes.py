@@ -17,7 +17,7 @@ from gateway.api.call import count_prompt
 from gateway.api.conversation import Conversation, begin_conversation
 from gateway.api.door import caller_of
 from gateway.api.errors import report, request_id_of
-from gateway.api.event_stream import EventStream
+from gateway.api.event_stream import held_stream
 from gateway.api.foreign import event_frame, headers_of, told_as
 from gateway.api.logprobs import logprobs_object
 from gateway.api.openapi import body_schema
@@ -49,7 +49,9 @@ def response_routes(services: Services) -> APIRouter:
             conversation = await begin_conversation(services, request, asked.chat)
         begun = _Begun(asked, conversation, _shelf(services, request), request)
         if asked.parsed.request.stream:
-            return await _streamed(services, begun)
+            return await held_stream(
+                services, request, begun.conversation, _frames(begun), headers=begun.headers
+            )
         async with conversation:
             return await unless_gone(request, _whole(begun))
 
@@ -137,22 +139,6 @@ def _shelf(services: Services, request: Request) -> Shelf:
 async def _whole(begun: _Begun) -> Response:
     *_, last = [event async for event in _events(begun)]
     return JSONResponse(last["response"], headers=begun.headers)
-
-
-async def _streamed(services: Services, begun: _Begun) -> Response:
-    """Hold the 200 until there is a token, so that failures before it keep their status."""
-    try:
-        await unless_gone(begun.request, begun.conversation.begin(services.hold_seconds))
-    except BaseException:
-        await begun.conversation.close()
-        raise
-    return EventStream(
-        _frames(begun),
-        begun.conversation,
-        headers=begun.headers,
-        keep_alive_seconds=services.keep_alive_seconds,
-        grace_seconds=services.shutdown_grace_seconds,
-    )
 
 
 async def _frames(begun: _Begun) -> AsyncGenerator[bytes, None]:
