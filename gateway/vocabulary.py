@@ -10,14 +10,15 @@ from typing import Final
 from llguidance import LLTokenizer
 
 from shared.errors import GrammarError
-from shared.grammars import as_lark, compile_grammar, vocabulary_of
+from shared.grammars import compile_grammar, vocabulary_of
+from shared.trial import TRIAL
 from shared.wire.messages import Grammar
 
 COMPILE_SECONDS: Final = 5.0
-"""How long a request waits for its grammar. The limits on grammars are meant to end them sooner."""
+"""How long a request waits for its grammar. What one may cost ends it sooner, if no others wait."""
 
 COMPILERS: Final = ThreadPoolExecutor(2, "grammar")
-"""Threads of their own: a grammar that gets around the limits must not hold up anything else."""
+"""Threads of their own: grammars must not hold up anything else."""
 
 CHECKED: Final = 256
 """How many checked grammars are remembered."""
@@ -44,15 +45,23 @@ class Vocabulary:
         try:
             async with asyncio.timeout(COMPILE_SECONDS):
                 loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(COMPILERS, self._checked, grammar)
+                checked = await loop.run_in_executor(COMPILERS, self._checked, grammar)
         except TimeoutError as error:
             raise GrammarError(f"it took more than {COMPILE_SECONDS:.0f} s to compile") from error
+        if isinstance(checked, GrammarError):
+            raise checked.with_traceback(None)
+        return checked
 
     @cached_property
     def _tokens(self) -> LLTokenizer:
         with self._loading:
             return vocabulary_of(self._serialized())
 
-    def _compile(self, grammar: Grammar) -> Grammar:
-        compile_grammar(taken := as_lark(grammar), self._tokens)
+    def _compile(self, grammar: Grammar) -> Grammar | GrammarError:
+        """An error is remembered as well: what costs too much costs it once."""
+        tokens = self._tokens
+        try:
+            compile_grammar(taken := TRIAL.check(grammar), tokens)
+        except GrammarError as error:
+            return error
         return taken

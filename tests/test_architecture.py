@@ -46,7 +46,12 @@ HOMES = {
     "torch": TORCH_MODULES,
     "bitsandbytes": TORCH_MODULES,
     "libp2p": ("shared/discovery/*.py",),
-    "llguidance": ("shared/grammars.py", "gateway/vocabulary.py", "worker/grammar.py"),
+    "llguidance": (
+        "shared/grammars.py",
+        "shared/trial.py",
+        "gateway/vocabulary.py",
+        "worker/grammar.py",
+    ),
     "trio": ("shared/discovery/*.py",),
     "fastapi": ("gateway/*.py",),
     "gateway": ("gateway/*.py",),

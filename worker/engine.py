@@ -30,7 +30,7 @@ from worker.span_model import SpanModel
 from worker.tensors import from_payload
 from worker.told import with_states
 from worker.turns import Turns
-from worker.wants import wants_of
+from worker.wants import text_before, wants_of
 from worker.work import Asked, Outcome, Work
 
 log = structlog.get_logger()
@@ -126,14 +126,22 @@ class Engine:
     def _enqueue(self, work: Work) -> None:
         """Into the queue, or aside while its grammar is compiled and for as long as one before it
         in its session is."""
-        grammar = work.context.sampling.grammar if work.sample else None
-        is_behind = any(held.key == work.key for held in self._held)
-        if is_behind or (
-            grammar and self._grammars and not self._grammars.prepare(grammar, self._release)
-        ):
+        if any(held.key == work.key for held in self._held):
             self._held.append(work)
-        else:
+        elif self._is_prepared(work):
             self._waiting.append(work)
+
+    def _is_prepared(self, work: Work) -> bool:
+        """Whether the grammar is ready for this step; if not, it is held until then."""
+        sampling = work.context.sampling
+        if not (sampling.grammar and work.sample and self._grammars):
+            return True
+        self._held.append(work)  # before asking, as the answer may come meanwhile
+        text = text_before(work.context, work.sample)
+        if not self._grammars.prepare(sampling.grammar, text, self._release):
+            return False
+        self._held.pop()
+        return True
 
     def _release(self) -> None:
         """A grammar is compiled: let on what waited for it."""
@@ -185,7 +193,8 @@ class Engine:
             self._turns.ran(batch)
             chosen = set(map(id, batch))
             self._waiting = [work for work in self._waiting if id(work) not in chosen]
-            return batch
+            # again, as what was compiled may have given way to others' meanwhile
+            return [work for work in batch if self._is_prepared(work)]
 
     def _linger(self) -> None:
         """Give steps that are about to arrive the chance to share this batch."""

@@ -5,6 +5,7 @@ compiled grammars, and for texts seen last the matcher that has read them.
 """
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,37 +19,71 @@ from numpy.typing import NDArray
 
 from shared.errors import GrammarError, ModelError
 from shared.grammars import check, compile_grammar, load_vocabulary
+from shared.trial import TRIAL
 from shared.wire.messages import Grammar
 
 MAX_GRAMMARS = 64
 MAX_TEXTS = 64
 """How many compiled grammars are kept, and for each how many texts."""
 
+READ_AT_ONCE = 128
+"""Tokens of a text that the engine reads itself; longer ones are read on the compiler's thread."""
+MASKS_AT_ONCE = 1 + 64
+"""Places sampled by one step: as many as a gateway guesses ahead, and one."""
+SECONDS_A_STEP = 0.5
+"""Processor time a grammar may take of the engine's in a step, else it is followed no more. Masks
+of JSON schemas take 0.1 ms, hostile ones up to 50 ms (128,000 tokens)."""
+
+ID_BYTES = 4
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class _Compiled:
-    """A grammar at the beginning of a text, and at the ends of texts."""
+    """A grammar at the beginning of a text, and at the ends of texts or after what breaks it."""
 
     beginning: LLMatcher
-    texts: OrderedDict[bytes, LLMatcher] = field(default_factory=OrderedDict[bytes, LLMatcher])
+    texts: OrderedDict[bytes, LLMatcher | GrammarError] = field(
+        default_factory=OrderedDict[bytes, LLMatcher | GrammarError]
+    )
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def num_unread(self, text: bytes) -> int:
+        """How many tokens of `text` no matcher has read."""
+        with self.lock:
+            return (len(text) - len(self._known(text))) // ID_BYTES
 
     def take(self, text: bytes) -> LLMatcher:
         """A matcher that has read `text`. Raises GrammarError when the text does not follow."""
-        known = max(filter(text.startswith, self.texts), key=len, default=None)
-        matcher = self.beginning.deep_copy() if known is None else self.texts.pop(known)
-        rest = np.frombuffer(text[len(known or b"") :], "<i4").tolist()
+        with self.lock:
+            known = self._known(text)
+            matcher = self.texts.pop(known, None) or self.beginning.deep_copy()
+        if isinstance(matcher, GrammarError):
+            self.put(known, matcher)
+            raise matcher.with_traceback(None)
+        rest = np.frombuffer(text[len(known) :], "<i4").tolist()
         if matcher.try_consume_tokens(rest) != len(rest):
             check(matcher)
             raise GrammarError("the text so far does not follow the grammar")
         return matcher
 
-    def put(self, text: bytes, matcher: LLMatcher) -> None:
-        self.texts[text] = matcher
-        if len(self.texts) > MAX_TEXTS:
-            self.texts.popitem(last=False)
+    def put(self, text: bytes, matcher: LLMatcher | GrammarError) -> None:
+        with self.lock:
+            self.texts[text] = matcher
+            if len(self.texts) > MAX_TEXTS:
+                self.texts.popitem(last=False)
+
+    def read(self, text: bytes) -> None:
+        """Have a matcher at the end of `text`, or remember that it does not follow."""
+        try:
+            self.put(text, self.take(text))
+        except GrammarError as error:
+            self.put(text, error)
+
+    def _known(self, text: bytes) -> bytes:
+        """The longest text known that `text` begins with."""
+        return max(filter(text.startswith, self.texts), key=len, default=b"")
 
 
 class Grammars:
@@ -71,11 +106,17 @@ class Grammars:
         except ModelError:
             return None
 
-    def prepare(self, grammar: Grammar, on_ready: Callable[[], object] = lambda: None) -> bool:
-        """Whether `grammar` is compiled, well or not; if not, `on_ready` is called once it is."""
+    def prepare(
+        self, grammar: Grammar, text: bytes = b"", on_ready: Callable[[], object] = lambda: None
+    ) -> bool:
+        """Whether `grammar` is compiled, well or not, and has read most of the packed ids of
+        `text`; if not, `on_ready` is called once that has changed.
+        """
         compiled = self._of(grammar)
         if compiled.done():
-            return True
+            if compiled.exception() or compiled.result().num_unread(text) <= READ_AT_ONCE:
+                return True
+            compiled = self._compiler.submit(compiled.result().read, text)
         compiled.add_done_callback(lambda _: on_ready())
         return False
 
@@ -93,7 +134,10 @@ class Grammars:
         None from where the guesses leave the grammar: nothing is going to follow those. `stops`
         may follow where the text is complete. Raises GrammarError.
         """
+        if len(guesses) >= MASKS_AT_ONCE:
+            raise GrammarError(f"a step may sample {MASKS_AT_ONCE} tokens, not {1 + len(guesses)}")
         compiled = self._of(grammar).result()
+        used_up = time.thread_time() + SECONDS_A_STEP
         matcher = compiled.take(text)
         masks: list[Mask | None] = [self._mask(matcher, stops, vocab_size)]
         ends = {*stops.tolist(), *self._vocabulary.eos_tokens}
@@ -101,6 +145,8 @@ class Grammars:
             if guess in ends or not matcher.try_consume_tokens([guess]):
                 break
             masks.append(self._mask(matcher, stops, vocab_size))
+            if time.thread_time() > used_up:
+                raise self._given_up(grammar)
         matcher.rollback(len(masks) - 1)
         compiled.put(text, matcher)
         return masks + [None] * (1 + len(guesses) - len(masks))
@@ -120,8 +166,16 @@ class Grammars:
                 self._compiled.popitem(last=False)
             return compiled
 
+    def _given_up(self, grammar: Grammar) -> GrammarError:
+        """What all who come with this grammar are told from now on."""
+        error = GrammarError("it takes too long to follow")
+        with self._lock:
+            self._compiled[grammar] = Future()
+            self._compiled[grammar].set_exception(error)
+        return error
+
     def _compile(self, grammar: Grammar) -> _Compiled:
-        return _Compiled(compile_grammar(grammar, self._vocabulary))
+        return _Compiled(compile_grammar(TRIAL.check(grammar), self._vocabulary))
 
     def _mask(self, matcher: LLMatcher, stops: Ids, vocab_size: int) -> Mask:
         bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)

@@ -74,6 +74,11 @@ def wants_of(
     ]
 
 
+def text_before(context: SamplingContext, sample: Sequence[int]) -> bytes:
+    """The packed ids of the answer that come before the first of the tokens that a step samples."""
+    return context.generated[: ID_BYTES * max(0, sample[0] + 1 - context.start)]
+
+
 def unpacked(packed: bytes, vocab_size: int) -> Ids:
     """Ids as a context packs them. Raises StepRefused."""
     if len(packed) % ID_BYTES:

@@ -248,6 +248,29 @@ def test_a_session_freed_while_its_grammar_is_compiled_never_runs(
     assert gate.batches == [1]
 
 
+def test_a_grammar_that_gave_way_to_others_is_waited_for_again(
+    slow: tuple[Engine, SlowGrammars], gate: Gate
+):
+    engine, grammars = slow
+    grammars.may_compile.set()
+    token(submit(engine, 1, PROMPTS[0], sampling=HELD))
+    gate.open.clear()
+    gate.entered.clear()
+    busy = submit(engine, 2, PROMPTS[1])
+    assert gate.entered.wait(10)
+    waiting = submit(engine, 3, PROMPTS[0], sampling=HELD)
+    grammars.may_compile.clear()
+    grammars.asked.clear()
+    grammars._compiled.clear()  # as other gateways' grammars do that come meanwhile
+    gate.open.set()
+    token(busy)
+    assert grammars.asked.wait(10)
+    token(submit(engine, 2, [3], position=2))
+    assert not waiting.done()
+    grammars.may_compile.set()
+    token(waiting)
+
+
 def test_a_grammar_that_cannot_be_followed_fails_its_own_step_only(
     slow: tuple[Engine, SlowGrammars],
 ):

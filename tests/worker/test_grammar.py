@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from shared.errors import GrammarError
+from shared.errors import GrammarError, StepRefused
 from shared.model_files import BUNDLED
 from shared.wire.codec import pack_ids
 from shared.wire.messages import Grammar, Sampling, SamplingContext
@@ -179,9 +179,60 @@ def test_what_is_kept_is_bounded_and_only_saves_work(
 
 def test_whoever_waits_for_a_grammar_hears_when_it_is_compiled(grammars: Grammars):
     ready = threading.Event()
-    if not grammars.prepare(BY_SCHEMA, ready.set):
+    if not grammars.prepare(BY_SCHEMA, b"", ready.set):
         assert ready.wait(10)
     assert grammars.prepare(BY_SCHEMA)
+
+
+LONG = Grammar("regex", "[ab]*")
+LONG_TEXT = pack_ids(fresh()._vocabulary.tokenize_str("ab" * 5000))
+
+
+def ready_for(grammars: Grammars, text: bytes) -> bool:
+    """Whether a text takes no reading, or none after one wait."""
+    ready = threading.Event()
+    return grammars.prepare(LONG, text, ready.set) or (ready.wait(10) and grammars.prepare(LONG))
+
+
+def test_a_long_text_is_read_on_the_thread_that_compiles(grammars: Grammars):
+    assert ready_for(grammars, b"")
+    ready = threading.Event()
+    assert not grammars.prepare(LONG, LONG_TEXT, ready.set)
+    assert ready.wait(10)
+    assert grammars.prepare(LONG, LONG_TEXT)
+    assert grammars.masks(LONG, LONG_TEXT, [], stops=STOPS, vocab_size=VOCABULARY)
+
+
+def test_a_long_text_that_left_the_grammar_is_read_once(grammars: Grammars):
+    assert ready_for(grammars, b"")
+    broken = LONG_TEXT + pack_ids([STOP + 1])
+    ready = threading.Event()
+    assert not grammars.prepare(LONG, broken, ready.set)
+    assert ready.wait(10)
+    for _ in range(2):
+        assert grammars.prepare(LONG, broken)
+        with pytest.raises(GrammarError, match="does not follow"):
+            grammars.masks(LONG, broken, [], stops=STOPS, vocab_size=VOCABULARY)
+
+
+def test_what_takes_too_long_to_follow_is_followed_no_more(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "SECONDS_A_STEP", 0.0)
+    step(grammars, under(LONG), [])  # one mask is had in any case
+    guesses = tuple(np.frombuffer(LONG_TEXT[:4], "<i4").tolist())
+    for allowed in (0.0, 60.0):
+        monkeypatch.setattr(module, "SECONDS_A_STEP", allowed)
+        with pytest.raises(StepRefused, match="too long to follow"):
+            step(grammars, under(LONG), [], guesses)
+
+
+def test_guesses_under_a_grammar_have_a_limit(grammars: Grammars):
+    most = module.MASKS_AT_ONCE - 1
+    ids = np.frombuffer(LONG_TEXT, "<i4").tolist()
+    assert len(step(grammars, under(LONG), [], tuple(ids[:most]))) == most + 1
+    with pytest.raises(StepRefused, match="may sample"):
+        step(grammars, under(LONG), [], tuple(ids[: most + 1]))
 
 
 def test_a_directory_without_a_tokenizer_gives_no_grammars(tmp_path):
