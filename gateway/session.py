@@ -28,7 +28,7 @@ from gateway.reader import Reader, tells
 from gateway.shadows import Shadow
 from shared.errors import RefusalCode
 from shared.swarm import Hop, PeerId, Route, Span, tiles
-from shared.wire.messages import States, TokenLogprobs
+from shared.wire.messages import MAX_GATHERED_TOKENS, States, TokenLogprobs
 
 MAX_GAP_REFUSALS = 16
 """Position gaps a worker may report in one session before it counts as lost."""
@@ -36,6 +36,10 @@ MAX_GAP_REFUSALS = 16
 MAX_FILL_CHUNKS = 8
 """Chunks of inputs sent to refill caches before the arrival of the last is waited for: bounds
 what a link must hold."""
+
+MAX_MENDED_TOKENS = 2 * MAX_GATHERED_TOKENS
+"""Inputs that run again so that checkpoints have no hole: what a hop that was replaced may have
+gathered, and had under way."""
 
 
 class Session:
@@ -80,6 +84,8 @@ class Session:
         self._refill: tuple[Route, int] | None = None
         self._gap_refusals: dict[PeerId, int] = {}
         self._shadows: dict[Hop, Shadow] = {}
+        self._torn: set[int] = set()
+        """Blocks whose checkpoints may lack the last outputs of a hop that was replaced."""
         self._is_waiting = False
         """The next step is held back for a shadow that is about to take over."""
 
@@ -357,6 +363,7 @@ class Session:
         self.route = before + hops + after
         self._filled = {hop: self._filled.get(hop, 0) for hop in self.route}
         self._shadows = {h: s for h, s in self._shadows.items() if h in self.route}
+        self._torn |= {hop.span.end for hop in hops}
 
     def _drop_shadows(self, worker: PeerId) -> None:
         self._shadows = {h: s for h, s in self._shadows.items() if not s.involves(worker)}
@@ -419,14 +426,27 @@ class Session:
         """The step not answered yet, from the last boundary that spares hops which have run it."""
         end = len(self.tokens)
         first = self._first_to_run(end + len(self.guesses.pending))
-        if first > 0:
-            self.guesses.drop()  # they travel with the token ids, so only from block 0
-        *chunks, last = self._chunks(
-            self.route[first:], self._unanswered, end, self.epoch, is_unanswered=True
-        )
+        start = self._mended_from(self.route[first:])
+        if first > 0 or start < self._unanswered:
+            self.guesses.drop()  # they travel with the token ids of one step, so from block 0
+        *chunks, last = self._chunks(self.route[first:], start, end, self.epoch, is_unanswered=True)
         guesses = self.guesses.pending
         self.guesses.sent(last.position)
         return [*chunks, replace(last, count=last.count + len(guesses), guesses=guesses)]
+
+    def _mended_from(self, hops: Route) -> int:
+        """Where the unanswered step begins: before a hole in the checkpoints, if it is small.
+
+        Nothing that came after a hole could be kept, so that what follows a hop once replaced
+        would be fed from further and further upstream: shadows never, newcomers at a price.
+        """
+        start = self._unanswered
+        if self._owes_scores or self._reader:
+            return start
+        oldest = max(1, start - MAX_MENDED_TOKENS)
+        self._torn = {block for block in self._torn if oldest <= self._held(block) < start}
+        mended = [hop.span.end for hop in hops if hop.span.end in self._torn]
+        return min([start, *map(self._held, mended)])
 
     def _first_to_run(self, end: int) -> int:
         """The first hop not known to reach `end`, or the nearest before it whose inputs are held

@@ -1,7 +1,9 @@
 """The session's rules, each on the smallest case that shows it."""
 
+import pytest
+
 from gateway.actions import Emit, EmitScores, Send
-from gateway.session import Session
+from gateway.session import MAX_MENDED_TOKENS, Session
 from shared.swarm import Hop, PeerId, Route, Span
 from shared.wire.messages import TokenLogprobs
 
@@ -143,6 +145,28 @@ def test_a_refill_goes_on_upstream_where_its_checkpoint_ends():
     assert s.filled(DEE, epoch=2, block=16, position=1) == [
         Send(route("ann 0:8, dee 8:16"), 2, 1, 1, acknowledge=True)
     ]
+
+
+def test_a_hole_that_a_lost_hop_left_in_the_checkpoints_is_run_again():
+    held = {8: 40, 16: 38}
+    s = session(held, prompt=(5,) * 40)
+    s.tokens_arrived(CYD, 1, 40, [7])
+    s.worker_lost(BOB)
+    s.rerouted(Span(8, 16), route("dee 8:16"))
+    line = route("ann 0:8, dee 8:16, cyd 16:24")
+    assert s.filled(DEE, 2, 16, 40) == [Send(line, 2, 38, 3, sample=True)]
+    held[16] = 41
+    assert s.tokens_arrived(CYD, 2, 41, [8]) == [Send(line, 2, 41, 1, sample=True), Emit((8,))]
+
+
+@pytest.mark.parametrize("held", [0, 40 - MAX_MENDED_TOKENS - 1, 40])
+def test_what_is_held_nothing_of_far_behind_or_whole_is_not(held: int):
+    s = session({8: 40, 16: held}, prompt=(5,) * 40)
+    s.tokens_arrived(CYD, 1, 40, [7])
+    s.worker_lost(BOB)
+    s.rerouted(Span(8, 16), route("dee 8:16"))
+    line = route("ann 0:8, dee 8:16, cyd 16:24")
+    assert s.filled(DEE, 2, 16, 40) == [Send(line, 2, 40, 1, sample=True)]
 
 
 def test_a_loss_before_the_first_token_sends_the_prompt_again_and_refills_nothing():
