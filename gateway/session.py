@@ -443,7 +443,8 @@ class Session:
         start = self._unanswered
         if self._owes_scores or self._reader:
             return start
-        oldest = max(1, start - MAX_MENDED_TOKENS)
+        # in one chunk, or a loss between two would leave hops rewound
+        oldest = max(1, start - MAX_MENDED_TOKENS, len(self.tokens) - self._chunk_tokens)
         self._torn = {block for block in self._torn if oldest <= self._held(block) < start}
         mended = [hop.span.end for hop in hops if hop.span.end in self._torn]
         return min([start, *map(self._held, mended)])

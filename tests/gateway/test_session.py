@@ -1,5 +1,7 @@
 """The session's rules, each on the smallest case that shows it."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from gateway.actions import Emit, EmitScores, Send
@@ -21,12 +23,14 @@ def route(text: str) -> Route:
 ABC = route("ann 0:8, bob 8:16, cyd 16:24")
 
 
-def session(held: dict[int, int] | None = None, **options: int) -> Session:
+def session(
+    held: dict[int, int] | None = None, prompt: Sequence[int] = PROMPT, **options: int
+) -> Session:
     """A session on ann, bob and cyd whose prompt has been sent, in epoch 1."""
     checkpoints = held or {}
     made: Session
     made = Session(
-        options.pop("prompt", PROMPT),
+        prompt,
         BLOCKS,
         max_tokens=options.pop("max_tokens", 100),
         stop_ids=frozenset({99}),
