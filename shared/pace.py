@@ -28,6 +28,11 @@ class Pace(msgspec.Struct, frozen=True, array_like=True):
         """Whether there is any measurement to go by."""
         return min(self.decode) > 0
 
+    @property
+    def block_tokens_per_second(self) -> float:
+        """The most it does of its blocks for so many tokens, with many sessions at once."""
+        return BATCHES[-1] / self.decode[-1]
+
     def decode_seconds(self, num_sessions: float) -> float:
         """Seconds of a block for one decode step of so many sessions, at least one."""
         if num_sessions <= 1:

@@ -17,7 +17,6 @@ from statistics import median
 from typing import NamedTuple
 
 from shared.flow import Host, bound, levels, throughput
-from shared.pace import BATCHES
 from shared.rearranging import best_starts, edges_of, rearrange
 from shared.swarm import Announcement, PeerId, Span, SwarmView
 
@@ -223,8 +222,10 @@ def _heeds(worker: Announcement, before: PeerId | None) -> bool:
 
 def _speed(worker: Announcement) -> float:
     """Block-tokens a second with many sessions at once; 0 when it does not say."""
+    if worker.speed:
+        return worker.speed
     if worker.pace.is_known:
-        return BATCHES[-1] / worker.pace.decode[-1]
+        return worker.pace.block_tokens_per_second
     return worker.tokens_per_second * len(worker.span)
 
 

@@ -108,6 +108,8 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     """The multiaddr of its DHT node, so that whoever hears of the worker knows another member."""
     pace: Pace = UNMEASURED
     """How fast it computes."""
+    speed: Annotated[float, msgspec.Meta(ge=0, le=1e15)] = 0.0
+    """Block-tokens a second to plan by, steadier than `pace`; 0 when that is all there is."""
     fits: BlockIndex = 0
     """How many blocks it has room for; 0 when it hosts what it was told to."""
     next_span: Span | None = None

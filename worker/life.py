@@ -135,6 +135,7 @@ class Life:
         node = self.node_of(loaded)
         moves = self._settings.move_check_seconds > 0
         node.fits = room.num_blocks if moves else 0
+        node.speed = place.speed
         following = await self.serve(node, place if moves else None)
         del node, loaded
         gc.collect()  # before the next span is loaded: both may not fit

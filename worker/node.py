@@ -13,6 +13,7 @@ from shared.discovery.multiaddrs import reachable_host
 from shared.errors import BrigadeError, ConfigError, RecordError
 from shared.hosts import reach_of
 from shared.identity import Identity
+from shared.pace import Pace
 from shared.records import open_record, sign_announcement
 from shared.secret import SwarmSecret
 from shared.swarm import Announcement, PeerId, Span
@@ -23,12 +24,15 @@ from worker.loading import Loaded
 from worker.server import WorkerServer
 from worker.sessions import Sessions
 from worker.settings import WorkerSettings
+from worker.steady import SteadySpeed
 from worker.tensors import name_of as dtype_name
 
 log = structlog.get_logger()
 
 STATUS_SECONDS = 2.0
 LEAVE_POLL_SECONDS = 0.1
+MEASURE_SECONDS = 60.0
+"""Time between two readings of the pace, for workers that stay where they are told to."""
 
 
 class Node:
@@ -54,6 +58,8 @@ class Node:
         self._directory: Directory | None = None
         self.fits = 0
         """How many blocks it has room for, if it chose them itself."""
+        self.speed = SteadySpeed(_speed_of(loaded.pace))
+        """What others should plan by; a worker that moves takes what it knows of itself along."""
         self._next_span: Span | None = None
         self._engine = Engine(
             loaded.model,
@@ -115,6 +121,9 @@ class Node:
                 asyncio.create_task(
                     every(self._settings.announce_period_seconds, lambda: self._announce(directory))
                 ),
+                asyncio.create_task(
+                    every(self._settings.move_check_seconds or MEASURE_SECONDS, self._measure)
+                ),
             ]
             stack.push_async_callback(_cancel, loops)
             await self._announce(directory)
@@ -174,6 +183,9 @@ class Node:
         self._server.expire_sessions()
         self._server.tell_gateways(with_neighbours=True)
 
+    async def _measure(self) -> None:
+        self.speed.measure(_speed_of(self._engine.pacer.pace))
+
     async def _announce(self, directory: Directory) -> None:
         announcement = self.announcement()
         try:
@@ -209,6 +221,7 @@ class Node:
             node=self._dht_node,
             certificate=self._certificate.fingerprint if self._certificate else b"",
             pace=self._engine.pacer.pace,
+            speed=self.speed.told,
             fits=self.fits,
             next_span=self._next_span,
             intends=self._next_span is not None and not self._is_leaving,
@@ -223,6 +236,11 @@ async def every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:
             await act()
         except Exception:  # a worker's heartbeat must outlive one bad beat
             log.exception("beat_failed")
+
+
+def _speed_of(pace: Pace) -> float:
+    """Block-tokens a second, 0 as long as nothing was measured."""
+    return pace.block_tokens_per_second if pace.is_known else 0.0
 
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:

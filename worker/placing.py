@@ -17,7 +17,6 @@ from shared.discovery.watcher import Watcher
 from shared.errors import BrigadeError, PeerUnreachable
 from shared.explanation import reason
 from shared.identity import Identity
-from shared.pace import BATCHES, Pace
 from shared.placement import Choice, Survey, choose_span, should_move, survey
 from shared.records import sign_announcement
 from shared.swarm import Announcement, ModelSpec, PeerId, Span, SwarmView, topic_of
@@ -25,15 +24,11 @@ from worker.loading import say
 from worker.node import Node, every
 from worker.room import Room
 from worker.settings import WorkerSettings
+from worker.steady import SteadySpeed
 
 log = structlog.get_logger()
 
 LOOK_SECONDS = 2.0
-LEAST_GAIN = 0.1
-"""Two measurements of one machine differ by as much."""
-REST_CHECKS = 10
-"""Looks that a worker lets pass after a move, unless there is a hole: what it measures anew would
-else send it on and on (seen on a machine under load: four spans in two minutes)."""
 MAX_CHANGES_OF_MIND = 8
 """After so many a newcomer takes what it has: others will move if that was wrong."""
 
@@ -60,9 +55,10 @@ class Place:
             directory, topic_of(settings.swarm, spec.name, spec.revision), poll_seconds=LOOK_SECONDS
         )
         self._bare_since: float | None = None
-        self._rest_seconds = 0.0
         self.reload_seconds = 60.0
         """How long loading took the last time."""
+        self.speed = SteadySpeed()
+        """What others should plan by, from one span to the next."""
 
     @asynccontextmanager
     async def looking(self) -> AsyncGenerator[None]:
@@ -83,6 +79,7 @@ class Place:
 
     async def choose(self, room: Room) -> Span:
         """A newcomer's span: said, left to spread, looked at again, until it stays the same."""
+        self.speed.measure(room.speed)
         wanted = await self._choice(room, None)
         for _ in range(MAX_CHANGES_OF_MIND if self._settings.join else 0):
             seconds = self._settings.settle_seconds
@@ -112,11 +109,8 @@ class Place:
     async def next_span(self, node: Node) -> Span:
         """The span to move to, once there is one that is worth it; the swarm knows of it then."""
         settings = self._settings
-        rests_until = time.monotonic() + self._rest_seconds
         while True:
             await self._wait(node)
-            if time.monotonic() < rests_until and not self._bare_since:
-                continue
             wanted = await self._move(node, before=None)
             while wanted is not None:
                 log.info(
@@ -126,7 +120,6 @@ class Place:
                 await asyncio.sleep(settings.settle_seconds)
                 again = await self._move(node, before=self.peer)
                 if again is not None and again.span == wanted.span:
-                    self._rest_seconds = REST_CHECKS * settings.move_check_seconds
                     say(
                         f"blocks {again.span} need it more than {node.span}: the swarm goes from "
                         f"{again.before:.1f} to {again.after:.1f} tokens/s"
@@ -162,7 +155,6 @@ class Place:
             self.peer,
             reload_seconds=self.reload_seconds,
             hole_seconds=self._bare_seconds(view),
-            least_gain=LEAST_GAIN,
         )
 
     def _view_with(self, node: Node) -> SwarmView:
@@ -204,7 +196,6 @@ class Place:
 
     def _announcement(self, span: Span, room: Room, *, intends: bool) -> Announcement:
         settings, spec = self._settings, self._spec
-        seconds = BATCHES[-1] / room.speed
         host = reachable_host(settings.host)
         host = f"[{host}]" if ":" in host else host
         return Announcement(
@@ -221,7 +212,7 @@ class Place:
             issued_at=time.time(),
             lease_seconds=settings.lease_seconds,
             leaving=True,
-            pace=Pace((seconds, seconds, seconds)),
+            speed=self.speed.told or room.speed,
             fits=room.num_blocks,
             next_span=span,
             intends=intends,

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from shared.flow import Host, bound, throughput
-from shared.pace import BATCHES, Pace
 from shared.placement import Survey, choose_span, should_move, survey
 from shared.swarm import Announcement, PeerId, Span
+from worker.steady import SteadySpeed
 
 LEASE_SECONDS = 12.0
 MAX_LAG_SECONDS = 5.0
@@ -33,6 +33,13 @@ class Machine:
     speed: float
 
 
+class RawSpeed(SteadySpeed):
+    """Tells the last measurement, whatever it is."""
+
+    def measure(self, measured: float) -> None:
+        self.told = measured
+
+
 @dataclass
 class Story:
     """What happened, by the simulated clock."""
@@ -44,15 +51,31 @@ class Story:
 
 
 class Town:
-    """Workers that follow our rules."""
+    """Workers that follow our rules.
 
-    def __init__(self, num_blocks: int, seed: int, *, max_lag: float = MAX_LAG_SECONDS) -> None:
+    They measure anew each time they look whether to move: their speed, or down to the
+    `noise`-th part of it, and tell the others what `speed_class` makes of that.
+    """
+
+    def __init__(
+        self,
+        num_blocks: int,
+        seed: int,
+        *,
+        max_lag: float = MAX_LAG_SECONDS,
+        noise: float = 1.0,
+        speed_class: type[SteadySpeed] = SteadySpeed,
+    ) -> None:
         self.num_blocks = num_blocks
         self.now = 0.0
         self.story = Story()
         self.alive: dict[PeerId, Announcement] = {}
         self._chance = random.Random(seed)
         self._max_lag = max_lag
+        self._noise = noise
+        self._speed_class = speed_class
+        self._machines: dict[PeerId, Machine] = {}
+        self._speeds: dict[PeerId, SteadySpeed] = {}
         self._seen: dict[PeerId, Announcement] = {}
         self._views: deque[tuple[float, dict[PeerId, Announcement]]] = deque([(0.0, {})])
         self._todo: list[tuple[float, int, Callable[[], None]]] = []
@@ -65,7 +88,9 @@ class Town:
         """Somebody comes and looks for a span."""
         self._count += 1
         worker = PeerId(f"{self._chance.getrandbits(48):012x}")
-        self._at(0.0, lambda: self._choose(worker, machine, None))
+        self._machines[worker] = machine
+        self._speeds[worker] = self._speed_class(self._measured(worker))
+        self._at(0.0, lambda: self._choose(worker, None))
         return worker
 
     def lose(self, workers: Sequence[PeerId]) -> None:
@@ -88,12 +113,12 @@ class Town:
     @property
     def serving(self) -> list[Host]:
         """Those that serve now."""
-        return [host_of(one) for one in self.alive.values() if not one.leaving]
+        return [self._host_of(one) for one in self.alive.values() if not one.leaving]
 
     @property
     def efficiency(self) -> float:
         """Throughput, as a share of what no placement of those alive exceeds; 1 if that is 0."""
-        everybody = [host_of(one) for one in self.alive.values()]
+        everybody = self.hosts
         best = bound(everybody, self.num_blocks)
         return throughput(self.serving, self.num_blocks) / best if best else 1.0
 
@@ -105,20 +130,23 @@ class Town:
     @property
     def is_possible(self) -> bool:
         """Whether those alive have room for all blocks."""
-        everybody = [host_of(one) for one in self.alive.values()]
-        return bound(everybody, self.num_blocks) > 0
+        return bound(self.hosts, self.num_blocks) > 0
+
+    @property
+    def hosts(self) -> list[Host]:
+        """All that are alive, by what they host and truly can at this moment."""
+        return [self._host_of(one) for one in self.alive.values()]
 
     # what workers do
 
-    def _choose(self, worker: PeerId, machine: Machine, before: Announcement | None) -> None:
+    def _choose(self, worker: PeerId, before: Announcement | None) -> None:
+        machine, speed = self._machines[worker], self._speeds[worker].told
         view = {w: a for w, a in self._view().items() if w != worker}
         seen = survey(view, self.num_blocks, before=worker if before else None)
         preferred = before.next_span if before else None
-        span = choose_span(
-            seen, machine.fits, machine.speed, self._chance.random, preferred=preferred
-        ).span
+        span = choose_span(seen, machine.fits, speed, self._chance.random, preferred=preferred).span
         settled = before is not None and span == preferred
-        announcement = _announcement(worker, machine, span, self.num_blocks)
+        announcement = _announcement(worker, machine.fits, speed, span, self.num_blocks)
         announcement = msgspec.structs.replace(announcement, intends=not settled)
         self._announce(announcement)
         if settled:
@@ -126,7 +154,7 @@ class Town:
         else:
             self._at(
                 SETTLE_SECONDS,
-                lambda: self._if_alive(worker, lambda now: self._choose(worker, machine, now)),
+                lambda: self._if_alive(worker, lambda now: self._choose(worker, now)),
             )
 
     def _loaded(self, worker: PeerId) -> None:
@@ -143,6 +171,7 @@ class Town:
         def check(now: Announcement) -> None:
             if now.leaving or now.next_span is not None:
                 return
+            now = self._measure(now)
             move = should_move(
                 self._survey(),
                 worker,
@@ -177,6 +206,20 @@ class Town:
             self._announce(msgspec.structs.replace(now, leaving=True, intends=False))
             self.story.holes_made += was_covered and not self.is_covered
             self._at(RELOAD_SECONDS, lambda: self._loaded(now.worker))
+
+    def _measure(self, now: Announcement) -> Announcement:
+        """What a worker says after another measurement."""
+        if self._noise == 1:
+            return now
+        speed = self._speeds[now.worker]
+        speed.measure(self._measured(now.worker))
+        if speed.told != now.speed:
+            now = msgspec.structs.replace(now, speed=speed.told)
+            self._announce(now)
+        return now
+
+    def _measured(self, worker: PeerId) -> float:
+        return self._machines[worker].speed * self._noise ** -self._chance.random()
 
     def _check_later(self, worker: PeerId) -> None:
         self._at(CHECK_SECONDS * self._chance.uniform(0.5, 1.5), lambda: self._check(worker))
@@ -228,6 +271,9 @@ class Town:
         elif story.bare_since is None:
             story.bare_since = self.now
 
+    def _host_of(self, one: Announcement) -> Host:
+        return Host(one.span, self._machines[one.worker].speed, one.fits)
+
     def _if_alive(self, worker: PeerId, act: Callable[[Announcement], None]) -> None:
         if worker in self.alive:
             act(self.alive[worker])
@@ -237,8 +283,9 @@ class Town:
         heapq.heappush(self._todo, (self.now + seconds, self._count, act))
 
 
-def _announcement(worker: PeerId, machine: Machine, span: Span, num_blocks: int) -> Announcement:
-    seconds = BATCHES[-1] / machine.speed
+def _announcement(
+    worker: PeerId, fits: int, speed: float, span: Span, num_blocks: int
+) -> Announcement:
     return Announcement(
         worker=worker,
         swarm="town",
@@ -252,13 +299,8 @@ def _announcement(worker: PeerId, machine: Machine, span: Span, num_blocks: int)
         issued_at=0.0,
         lease_seconds=LEASE_SECONDS,
         leaving=True,
-        pace=Pace((seconds, seconds, seconds)),
-        fits=min(machine.fits, num_blocks),
+        speed=speed,
+        fits=min(fits, num_blocks),
         next_span=span,
         intends=True,
     )
-
-
-def host_of(one: Announcement) -> Host:
-    """A worker as flows see it, by what it hosts at this moment."""
-    return Host(one.span, BATCHES[-1] / one.pace.decode[-1], one.fits)

@@ -1,10 +1,13 @@
 """Swarms that place themselves, over simulated hours; `make placement` runs far more of them."""
 
+import random
+
 import pytest
 
-from tests.simulation.placement import SETTLE_SECONDS, Machine, Town
+from tests.simulation.placement import SETTLE_SECONDS, Machine, RawSpeed, Town
 from tests.simulation.rival_towns import ParallaxTown, PetalsTown
-from tests.simulation.stories import LOSSES, quantile, rival_story, story
+from tests.simulation.stories import LOSSES, machines, quantile, rival_story, story
+from worker.steady import SteadySpeed
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,31 @@ def test_nobody_makes_a_hole_by_moving_as_long_as_views_are_no_older_than_what_t
         town.lose(sorted(town.alive)[:2])
         town.run(300)
         assert town.story.holes_made == 0
+
+
+def moves_in_two_hours(seed: int, speed_class: type[SteadySpeed]) -> int:
+    """Of 30 workers that measure anywhere from half their speed to all of it."""
+    town, chance = Town(80, seed, noise=2.0, speed_class=speed_class), random.Random(seed)
+    for machine in machines("even", 30, chance):
+        town.join(machine)
+        town.run(15)
+    town.run(2 * 3600)
+    assert town.efficiency > 0.85
+    return len(town.story.moves)
+
+
+def test_measurements_that_differ_twofold_move_hardly_anybody():
+    assert sum(moves_in_two_hours(seed, SteadySpeed) for seed in range(4)) <= 8
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_measurements_told_as_they_are_would_move_more():
+    steady, raw = (
+        sum(moves_in_two_hours(seed, speed_class) for seed in range(4))
+        for speed_class in (SteadySpeed, RawSpeed)
+    )
+    assert raw > steady
 
 
 def test_other_rules_are_judged_by_the_same_measure():
