@@ -18,11 +18,11 @@ from shared.identity import Identity
 from shared.secret import SwarmSecret
 from shared.state_file import write_state
 from shared.swarm import ModelSpec, Span
-from worker.loading import Loaded, load, say, spec_of
+from worker.hosting import hosted_span
+from worker.loading import Loaded, load, say
 from worker.node import Node
 from worker.placing import Place
 from worker.room import Room, measure_room
-from worker.server import hosted_span
 from worker.settings import WorkerSettings
 
 T = TypeVar("T")
@@ -33,11 +33,10 @@ class Stopped(Exception):
     """Told to stop before there was anything to leave."""
 
 
-def live(settings: WorkerSettings) -> None:
+def live(settings: WorkerSettings, spec: ModelSpec) -> None:
     """Serve until told to stop, then leave. Raises ConfigError or ModelError."""
-    spec = spec_of(settings)
     if settings.blocks:  # what goes wrong is better said before anybody is asked anything
-        loaded = load(settings, hosted_span(settings.blocks, spec.num_blocks))
+        loaded = load(settings, hosted_span(settings.blocks, spec))
         asyncio.run(_serve_as_told(settings, spec, loaded))
         return
     try:

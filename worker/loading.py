@@ -4,12 +4,13 @@ import gc
 import time
 from dataclasses import dataclass
 
-from shared.model_files import hub_model, locate, name_of, read_spec
+from shared.model_files import hub_model, locate
 from shared.pace import BATCHES, UNMEASURED, Pace
 from shared.swarm import ModelSpec, Span
 from worker.capacity import choose_device, choose_dtype, new_cache, pages_that_fit, use_threads
 from worker.fetch import fetch_span
 from worker.grammar import Grammars
+from worker.hosting import spec_of
 from worker.kv_cache import PAGE_TOKENS, KvCache
 from worker.mapped_memory import forget_code, trim
 from worker.measuring import measure_pace
@@ -29,11 +30,6 @@ class Loaded:
     grammars: Grammars | None = None
     cache: KvCache | None = None
     pace: Pace = UNMEASURED
-
-
-def spec_of(settings: WorkerSettings) -> ModelSpec:
-    """What is known of the model without its weights. Raises ModelError."""
-    return read_spec(locate(settings.model), settings.model_name or name_of(settings.model))
 
 
 def load(settings: WorkerSettings, span: Span) -> Loaded:

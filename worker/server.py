@@ -19,7 +19,7 @@ from shared.grants import is_granted
 from shared.hosts import Realm
 from shared.identity import Identity
 from shared.secret import SwarmSecret
-from shared.swarm import PeerId, SessionId, Span
+from shared.swarm import PeerId, SessionId
 from shared.wire.codec import Frame, encode
 from shared.wire.link import Link, LinkPool
 from shared.wire.messages import (
@@ -441,8 +441,3 @@ def _context_of(step: Step) -> SamplingContext:
         return _decode_context(step.context)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise StepRefused("bad_step", f"the sampling context does not read: {error}") from error
-
-
-def hosted_span(text: str, num_blocks: int) -> Span:
-    """The blocks a worker was told to host."""
-    return Span(0, num_blocks) if text == "all" else Span.parse(text)

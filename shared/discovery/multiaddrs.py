@@ -4,8 +4,6 @@
 `/ip4/1.2.3.4/tcp/4001/p2p/12D3KooW…`: see https://github.com/multiformats/multiaddr.
 """
 
-import errno
-import os
 import socket
 from collections.abc import Iterable
 from ipaddress import ip_address
@@ -15,6 +13,7 @@ from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
 from shared.errors import ConfigError
+from shared.ports import check_port
 
 WILDCARDS = {"ip4": "0.0.0.0", "ip6": "::"}
 _NOWHERE = {"ip4": "192.0.2.1", "ip6": "2001:db8::1"}
@@ -63,13 +62,7 @@ def member_address(member: PeerInfo) -> str:
 
 def check_can_listen(address: Multiaddr) -> None:
     """Raises ConfigError when another program has the port, or it cannot be ours."""
-    family, host, port = _endpoint(address)
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigError(_why_not(host, port, error)) from error
+    check_port(*_endpoint(address))
 
 
 def advertised(bound: Iterable[Multiaddr], announced: Iterable[Multiaddr]) -> list[Multiaddr]:
@@ -114,21 +107,8 @@ def own_address(kind: str) -> str:
             return "127.0.0.1" if kind == "ip4" else "::1"
 
 
-def _endpoint(address: Multiaddr) -> tuple[socket.AddressFamily, str, int]:
+def _endpoint(address: Multiaddr) -> tuple[str, int]:
     kind = next(iter(address.protocols())).name
     if kind not in WILDCARDS:
         raise ConfigError(f"cannot listen on {address}: give an IP address, not a name")
-    family = socket.AF_INET if kind == "ip4" else socket.AF_INET6
-    return family, value_of(address, kind), int(value_of(address, "tcp"))
-
-
-def _why_not(host: str, port: int, error: OSError) -> str:
-    match error.errno:
-        case errno.EADDRINUSE:
-            return (
-                f"port {port} on {host} is taken by another program; choose another, or 0 for any"
-            )
-        case errno.EACCES:
-            return f"port {port} on {host} needs privileges; choose one above 1023"
-        case _:
-            return f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}"
+    return value_of(address, kind), int(value_of(address, "tcp"))

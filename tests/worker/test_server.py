@@ -37,7 +37,7 @@ from tests.models import NUM_BLOCKS, build, save
 from tests.shared.announcing import Clock, live_record
 from worker.engine import Engine
 from worker.kv_cache import PAGE_TOKENS
-from worker.server import WorkerServer, hosted_span
+from worker.server import WorkerServer
 from worker.sessions import Sessions
 from worker.span_model import SpanModel
 from worker.weights import load_span
@@ -400,8 +400,3 @@ async def test_gateways_hear_how_far_a_worker_s_neighbours_are(directory: Path):
         (told,) = next(status.neighbours for status in gateway.statuses if status.neighbours)
         assert told.worker == BOB.peer
         assert 0 < told.delay_seconds < 1
-
-
-def test_a_worker_hosts_what_it_is_told_or_everything():
-    assert hosted_span("all", 6) == WHOLE
-    assert hosted_span("2:6", 6) == LAST
