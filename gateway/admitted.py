@@ -54,6 +54,7 @@ class AdmittedGenerator:
         """Raises RequestError 429 or 503 before the first token where it may not run."""
         if not made:
             self._charge(prompt)
+        num_made = self._metrics.made_for(self._caller.name)
         async with self._slot():
             source = self._generator.generate(
                 prompt,
@@ -66,7 +67,7 @@ class AdmittedGenerator:
             async with aclosing(source) as tokens:
                 async for token in tokens:
                     self._admission.spend(self._caller, 1)
-                    self._metrics.made_for(self._caller.name, 1)
+                    num_made.inc()
                     yield token
 
     async def read(self, text: tuple[int, ...], reading: Reading) -> dict[int, Rows]:

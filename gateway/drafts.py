@@ -24,6 +24,8 @@ class PromptLookup:
 
         Each call must see the text of the last one, and what was appended since.
         """
+        if not self._most:
+            return ()
         self._index(tokens)
         place = self._after.get(tuple(tokens[-NGRAM_TOKENS:]))
         return tuple(tokens[place : place + self._most]) if place is not None else ()

@@ -138,8 +138,7 @@ class Generation:
                 return []
         self._seek_shadows()
         try:
-            async with asyncio.timeout(self._seconds_left()):
-                event = await self._inbox.get()
+            event = await self._inbox.get(self._seconds_left())
         except TimeoutError:
             return self._perform(self._out_of_patience())
         before = self._session.num_advances
@@ -179,9 +178,11 @@ class Generation:
 
     def _busy_seconds(self) -> float:
         """How long the route's workers may be busy with others' work."""
-        told = self._links.surveyor.statuses
-        statuses = [told.get(hop.worker) for hop in self._session.route]
-        return sum(status.slowest_seconds for status in statuses if status)
+        told, seconds = self._links.surveyor.statuses, 0.0
+        for hop in self._session.route:
+            if status := told.get(hop.worker):
+                seconds += status.slowest_seconds
+        return seconds
 
     def _check_trouble(self) -> None:
         """Raises GenerationFailed when the route has been broken for too long."""
@@ -455,7 +456,8 @@ class Generation:
                     self._scores.extend(logprobs)
                 case Send():
                     self._send(action)
-        self._metrics.tokens.inc(len(fresh))
+        if fresh:
+            self._metrics.tokens.inc(len(fresh))
         return fresh
 
     def _send(self, send: Send) -> None:

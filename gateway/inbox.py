@@ -1,8 +1,10 @@
 """What may happen to a generation, and where it waits until the generation looks."""
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass
 
+from gateway.alarm import Alarm
 from shared.swarm import Hop, PeerId, Route
 from shared.wire.codec import Frame
 from shared.wire.messages import Checkpoint, Refused
@@ -56,8 +58,11 @@ class Inbox:
 
     def __init__(self) -> None:
         self.num_dropped = 0
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._events: deque[Event] = deque()
         self._bytes = 0
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[bool] | None = None
+        self._alarm = Alarm(lambda: self._wake(is_late=True))
 
     def put(self, event: Event) -> None:
         """Add an event, unless it is a copy too many."""
@@ -66,13 +71,34 @@ class Inbox:
             self.num_dropped += 1
             return
         self._bytes += size
-        self._events.put_nowait(event)
+        self._events.append(event)
+        self._wake(is_late=False)
 
-    async def get(self) -> Event:
-        """The next event."""
-        event = await self._events.get()
+    async def get(self, seconds: float) -> Event:
+        """The next event. Raises TimeoutError when none comes within so many seconds."""
+        if not self._events and await self._waited(seconds):
+            raise TimeoutError
+        event = self._events.popleft()
         self._bytes -= _copied_bytes(event)
         return event
+
+    def close(self) -> None:
+        """Nobody waits here any more."""
+        self._alarm.close()
+
+    async def _waited(self, seconds: float) -> bool:
+        """Whether the wait for an event took too long."""
+        self._alarm.set(seconds)
+        self._waiter = self._loop.create_future()
+        try:
+            return await self._waiter
+        finally:
+            self._waiter = None
+            self._alarm.stop()
+
+    def _wake(self, *, is_late: bool) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(is_late)
 
 
 def _copied_bytes(event: Event) -> int:

@@ -99,7 +99,7 @@ class Links:
         self, session: SessionId, workers: Iterable[PeerId], page_keys: tuple[bytes, ...]
     ) -> None:
         """Free a session here and on the workers that know it; they may keep its first pages."""
-        del self._inboxes[session]
+        self._inboxes.pop(session).close()
         self.surveyor.engaged(session, ())
         self._close(workers, Close(session, page_keys))
 

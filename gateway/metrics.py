@@ -136,9 +136,9 @@ class GatewayMetrics:
         self.prompt_tokens.inc(num_tokens)
         self.key_tokens.labels(key, "prompt").inc(num_tokens)
 
-    def made_for(self, key: str, num_tokens: int) -> None:
-        """Tokens of an answer, for a key of that name."""
-        self.key_tokens.labels(key, "completion").inc(num_tokens)
+    def made_for(self, key: str) -> Counter:
+        """Counts the tokens of an answer, for a key of that name."""
+        return self.key_tokens.labels(key, "completion")
 
     async def timed(
         self,

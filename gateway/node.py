@@ -15,11 +15,13 @@ from typing import Any
 
 import structlog
 import uvicorn
+import uvloop
 
 from gateway.admission import Admission
 from gateway.api.status import readiness, swarm_snapshot
 from gateway.app import build_app
 from gateway.checkpoints import Checkpoints
+from gateway.garbage import spare_what_is_here
 from gateway.generate import SwarmGenerator
 from gateway.generator import Generator
 from gateway.key_ring import KeyRing
@@ -52,7 +54,7 @@ log = structlog.get_logger()
 
 def live(settings: GatewaySettings) -> None:
     """Serve HTTP until told to stop. Raises ConfigError or ModelError."""
-    asyncio.run(_serve(settings, tuple(_files(settings)), _aliases(settings)))
+    uvloop.run(_serve(settings, tuple(_files(settings)), _aliases(settings)))
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ async def _serve(
                 timeout_graceful_shutdown=int(services.shutdown_grace_seconds) + 5,
             )
         )
+        spare_what_is_here()
         _say_ready(settings, listener, identity)
         await server.serve(sockets=[listener])
 

@@ -19,7 +19,6 @@ believed dead cannot disturb those who took over. So does each shadow, for itsel
 """
 
 from collections.abc import Callable, Sequence, Set
-from dataclasses import replace
 from itertools import pairwise
 
 from gateway.actions import Action, Emit, EmitScores, Send
@@ -406,6 +405,9 @@ class Session:
         It is held back for those that will be ready in a moment, so that the text pauses for no
         longer than one hop takes.
         """
+        if not self._shadows:
+            self._is_waiting = False
+            return self._send_unanswered()
         leaving = [shadow for shadow in self._shadows.values() if shadow.takes_over]
         for shadow in leaving:
             if shadow.filled >= self._unanswered:
@@ -429,10 +431,9 @@ class Session:
         start = self._mended_from(self.route[first:])
         if first > 0 or start < self._unanswered:
             self.guesses.drop()  # they travel with the token ids of one step, so from block 0
-        *chunks, last = self._chunks(self.route[first:], start, end, self.epoch, is_unanswered=True)
-        guesses = self.guesses.pending
-        self.guesses.sent(last.position)
-        return [*chunks, replace(last, count=last.count + len(guesses), guesses=guesses)]
+        sends = self._chunks(self.route[first:], start, end, self.epoch, is_unanswered=True)
+        self.guesses.sent(sends[-1].position)
+        return [*sends]
 
     def _mended_from(self, hops: Route) -> int:
         """Where the unanswered step begins: before a hole in the checkpoints, if it is small.
@@ -441,7 +442,7 @@ class Session:
         would be fed from further and further upstream: shadows never, newcomers at a price.
         """
         start = self._unanswered
-        if self._owes_scores or self._reader:
+        if not self._torn or self._owes_scores or self._reader:
             return start
         # in one chunk, or a loss between two would leave hops rewound
         oldest = max(1, start - MAX_MENDED_TOKENS, len(self.tokens) - self._chunk_tokens)
@@ -470,6 +471,7 @@ class Session:
         acknowledge: bool = False,
     ) -> list[Send]:
         reader = self._reader if is_unanswered else None
+        guesses = self.guesses.pending if is_unanswered else ()
         sends: list[Send] = []
         for position in range(start, end, self._chunk_tokens):
             count = min(self._chunk_tokens, end - position)
@@ -479,9 +481,10 @@ class Session:
                     hops,
                     epoch,
                     position,
-                    count,
+                    count + len(guesses) if is_last else count,
                     is_unanswered and is_last and not self._reader,
                     acknowledge and is_last,
+                    guesses if is_last else (),
                     scored=self._scored(position, position + count) if is_unanswered else 0,
                     read=reader.part(position, position + count) if reader else None,
                 )

@@ -96,13 +96,10 @@ class TokenStream:
                 self._news.set()
                 if token.token_id in self._stop_ids or num_tokens == self._max_tokens:
                     break
-                await self._has_room()
+                while len(self._waiting) >= MAX_WAITING_TOKENS:
+                    self._room.clear()
+                    await self._room.wait()
             self._is_closing = True
-
-    async def _has_room(self) -> None:
-        while len(self._waiting) >= MAX_WAITING_TOKENS:
-            self._room.clear()
-            await self._room.wait()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

@@ -1,7 +1,7 @@
 """What one choice of an answer has said so far. Pure: tokens in, what they say out."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -64,7 +64,8 @@ class Answer:
 
     def feed(self, tokens: Iterable[Token]) -> list[Said]:
         """What these tokens add. Those after the finish are ignored."""
-        return joined(said for token in tokens for said in self._feed_one(token))
+        said = [one for token in tokens for one in self._feed_one(token)]
+        return joined(said) if len(said) > 1 else said
 
     def ended(self) -> None:
         """The generation gives no more. Raises GenerationFailed when it had to."""
@@ -74,67 +75,78 @@ class Answer:
                 f"The generation ended by itself after {self.num_tokens} tokens.",
             )
 
-    def _feed_one(self, token: Token) -> Iterator[Said]:
+    def _feed_one(self, token: Token) -> list[Said]:
         if self.finish_reason is not None:
-            return
+            return []
         self.token_ids.append(token.token_id)
         self.num_cached += token.cached_tokens
         self.prompt_logprobs += token.prompt_logprobs
         was_thinking = self._reader.is_thinking
         if token.token_id in self._manner.stop_ids:
-            yield from self._finish("stop")
+            said = self._finish("stop")
         else:
             if token.logprobs is not None:
                 self._untold.append((self._num_decoded, token))
-            yield from self._read(self._decoder.feed(token.token_id))
+            said = self._read(self._decoder.feed(token.token_id))
             if self.finish_reason is None and self.num_tokens == self._manner.max_tokens:
-                yield from self._finish("length")
+                said += self._finish("length")
         self.num_thought_tokens += was_thinking or self._reader.is_thinking
+        return said
 
-    def _finish(self, reason: FinishReason) -> Iterator[Said]:
+    def _finish(self, reason: FinishReason) -> list[Said]:
         """The rest of the text; a character cut in two may still complete a stop string."""
-        yield from self._read(self._decoder.flush())
-        yield from self._tell(self._reader.end())
-        yield from self._text(self._matcher.flush())
+        said = self._read(self._decoder.flush())
+        said += self._tell(self._reader.end())
+        said += self._text(self._matcher.flush())
         if self.finish_reason is None:
             has_called = reason == "stop" and self._num_whole_calls > 0
             self.finish_reason = "tool_calls" if has_called else reason
+        return said
 
-    def _read(self, decoded: str) -> Iterator[Said]:
+    def _read(self, decoded: str) -> list[Said]:
         self._num_decoded += len(decoded)
         return self._tell(self._reader.feed(decoded))
 
-    def _tell(self, events: Iterable[Event]) -> Iterator[Said]:
+    def _tell(self, events: Iterable[Event]) -> list[Said]:
+        said: list[Said] = []
         for event in events:
             if self.finish_reason is not None:
-                return
-            yield from self._tell_one(event)
+                break
+            if isinstance(event, Shown):
+                said += self._show(event)
+            else:
+                said += self._text(self._matcher.flush())
+                said += self._mark(event)
+        return said
 
-    def _tell_one(self, event: Event) -> Iterator[Said]:
-        if not isinstance(event, Shown):
-            yield from self._text(self._matcher.flush())
+    def _show(self, event: Shown) -> list[Said]:
+        self._shown.append((event.start, len(event.text)))
+        said = self._text(self._matcher.feed(event.text))
+        if self._matcher.is_matched:
+            self.finish_reason = "stop"
+        return said
+
+    def _mark(self, event: ThinkingEvent | Begun | Arguments | Done) -> list[Said]:
+        """What is not for the reader."""
         match event:
-            case Shown(text, start):
-                self._shown.append((start, len(text)))
-                yield from self._text(self._matcher.feed(text))
-                if self._matcher.is_matched:
-                    self.finish_reason = "stop"
             case ThinkingEvent(text, start):
-                yield Thought(text, self._tokens(start, len(text)))
+                return [Thought(text, self._tokens(start, len(text)))]
             case Begun(name):
-                yield CallBegun(self._num_calls, self._manner.call_id(self._num_calls), name)
                 self._num_calls += 1
+                index = self._num_calls - 1
+                return [CallBegun(index, self._manner.call_id(index), name)]
             case Arguments(fragment):
-                yield CallArguments(self._num_calls - 1, fragment)
+                return [CallArguments(self._num_calls - 1, fragment)]
             case Done(is_complete):
                 self._num_whole_calls += is_complete
                 if self._num_calls == self._manner.max_calls and is_complete:
                     self.finish_reason = "tool_calls"
+                return []
 
-    def _text(self, text: str) -> Iterator[Said]:
+    def _text(self, text: str) -> list[Said]:
         """What the stop strings let through, with the tokens of the places it was shown at."""
         if not text:
-            return
+            return []
         tokens: tuple[Token, ...] = ()
         size = len(text)
         while size:
@@ -144,7 +156,7 @@ class Answer:
             size -= taken
             if taken < room:
                 self._shown.appendleft((start + taken, room - taken))
-        yield Text(text, tokens)
+        return [Text(text, tokens)]
 
     def _tokens(self, start: int, size: int) -> tuple[Token, ...]:
         """Those that came with logprobs and whose text begins there; older ones are let go."""

@@ -7,7 +7,7 @@ words; the other APIs translate them at their door.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, Self
@@ -117,18 +117,13 @@ class Conversation:
         What a client that comes back has seen already is left out. Raises GenerationFailed.
         """
         num_left_out = self.call.num_seen
-        async for index, said in self._all_said():
-            if num_left_out > 0:
-                num_left_out -= 1
-                self.choices[index].fresh_ids()
-            else:
-                yield index, said
-
-    async def _all_said(self) -> AsyncGenerator[tuple[int, Said], None]:
         async with aclosing(self._taken()) as taking:
             async for choice, taken in taking:
-                for tokens in self._portions(taken):
-                    for said in choice.says(tokens):
+                for said in self._said_by(choice, taken):
+                    if num_left_out > 0:
+                        num_left_out -= 1
+                        choice.fresh_ids()
+                    else:
                         yield choice.index, said
 
     async def _taken(self) -> AsyncGenerator[tuple[Choice, list[Token]], None]:
@@ -151,11 +146,11 @@ class Conversation:
             for task in taking:
                 task.cancel()
 
-    def _portions(self, tokens: Sequence[Token]) -> Iterator[Sequence[Token]]:
+    def _said_by(self, choice: Choice, tokens: Sequence[Token]) -> Iterable[Said]:
         """One by one where events have names: what each stands for must not depend on timing."""
         if self.call.stream and tokens:
-            return ([token] for token in tokens)
-        return iter((tokens,))
+            return (said for token in tokens for said in choice.says([token]))
+        return choice.says(tokens)
 
     def interrupt(self, failure: GenerationFailed) -> None:
         """End it as if it had failed."""

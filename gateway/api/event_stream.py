@@ -6,9 +6,11 @@ from typing import Final, Protocol
 
 import anyio
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import SendTimeoutError
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from gateway.alarm import Alarm
 from gateway.api.body import unless_gone
 from gateway.services import Services
 from shared.errors import GenerationFailed
@@ -89,6 +91,9 @@ class EventStream(EventSourceResponse):
         self._running = running
         self._grace_seconds = grace_seconds
         self._is_stopping = anyio.Event()
+        self._sender: asyncio.Task[object] | None = None
+        self._is_stuck = False
+        self._alarm = Alarm(self._give_up)
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
             frames,
             headers=headers,
@@ -107,7 +112,32 @@ class EventStream(EventSourceResponse):
             await super().__call__(scope, receive, send)
         finally:
             farewell.cancel()
+            self._alarm.close()
             await self._running.close()
+
+    async def _send_with_timeout(self, send: Send, message: Message) -> None:
+        """In the place of the library's, which does the same with a scope and a timer each time."""
+        sender = asyncio.current_task()
+        if self._sender or not sender:  # a keep-alive behind a frame, or the other way round
+            return await super()._send_with_timeout(send, message)
+        self._sender = sender
+        self._alarm.set(SEND_TIMEOUT_SECONDS)
+        try:
+            await send(message)
+        except asyncio.CancelledError:
+            if self._is_stuck:
+                sender.uncancel()
+                raise SendTimeoutError from None
+            raise
+        finally:
+            self._sender = None
+            self._alarm.stop()
+
+    def _give_up(self) -> None:
+        """A send takes too long."""
+        if self._sender:
+            self._is_stuck = True
+            self._sender.cancel()
 
     async def _say_farewell(self) -> None:
         await self._is_stopping.wait()

@@ -20,6 +20,8 @@ BLOCK: Final = 64
 
 DONE: Final = b"data: [DONE]\n\n"
 
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class Chunks:
     """Builds the frames of one stream around JSON that is made once."""
@@ -108,19 +110,15 @@ class Chunks:
         usage: dict[str, Any] | None = None,
         more: Mapping[str, Any] = MappingProxyType({}),
     ) -> str:
-        choice: dict[str, Any] = {
-            "index": index,
-            "delta": delta,
-            "logprobs": logprobs,
-            "finish_reason": reason,
-        }
-        if token_ids is not None:
-            choice["token_ids"] = token_ids
-        extra = dict(more)
-        told = f'{self._head},"choices":[{_compact(choice)}]'
+        told = (
+            f'{self._head},"choices":[{{"index":{index},"delta":{_object(delta)},"logprobs":'
+            f'{_compact(logprobs)},"finish_reason":{_compact(reason)}'
+        )
+        told += "}]" if token_ids is None else f',"token_ids":{_compact(token_ids)}}}]'
+        for name, value in more.items():
+            told += f',"{name}":{_compact(value)}'
         if self._obfuscates:
-            extra["obfuscation"] = secrets.token_urlsafe(BLOCK)[: -len(told) % BLOCK]
-        told += "".join(f',"{name}":{_compact(value)}' for name, value in extra.items())
+            told += f',"obfuscation":"{secrets.token_urlsafe(BLOCK)[: -len(told) % BLOCK]}"'
         if usage is not None:
             return f'{told},"usage":{_compact(usage)}}}\n\n'
         return told + self._tail
@@ -136,5 +134,10 @@ def failure(body: dict[str, Any]) -> bytes:
     return f"data: {_compact(body)}\n\n".encode() + DONE
 
 
+def _object(fields: Mapping[str, Any]) -> str:
+    """Many times as fast for the one short text that most frames carry."""
+    return "{" + ",".join([f'"{name}":{_compact(value)}' for name, value in fields.items()]) + "}"
+
+
 def _compact(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
+    return "null" if value is None else _encode(value)

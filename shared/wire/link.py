@@ -11,10 +11,10 @@ import os
 import socket as sockets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from itertools import chain, repeat
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
@@ -30,6 +30,7 @@ from shared.identity import Identity
 from shared.secret import SwarmSecret
 from shared.swarm import PeerId
 from shared.wire.bounds import MAX_LINKS_PER_ADDRESS, Allowance, Doors, Room, cost_of
+from shared.wire.bundle import send_bundle, take_bundle
 from shared.wire.certificate import Certificate, fingerprint_of, pinning_context
 from shared.wire.codec import MAX_FRAME_BYTES, Frame, decode, encode
 from shared.wire.handshake import Handshake, Side
@@ -66,23 +67,12 @@ SOCKET_OPTIONS: dict[str, Any] = {
 """Keyword arguments of both `connect` and `serve`: silence is noticed within 12 s."""
 
 
-class Socket(Protocol):
-    """What a link needs of a WebSocket: the websockets library's connections have it."""
-
-    @property
-    def transport(self) -> asyncio.Transport: ...
-    async def recv(self) -> Data: ...
-    async def send(self, message: bytes) -> None: ...
-    async def ping(self) -> Awaitable[float]: ...
-    async def close(self, code: int = 1000, reason: str = "") -> None: ...
-
-
 class Link:
     """A WebSocket to a peer that has proven its identity."""
 
     def __init__(
         self,
-        socket: Socket,
+        socket: Connection,
         peer: PeerId,
         *,
         room: Room | None = None,
@@ -182,12 +172,16 @@ class Link:
                 await self._wake.wait()
                 self._wake.clear()
                 while self._unsent:
-                    frame = self._unsent.popleft()
-                    started = time.perf_counter()
-                    await self._socket.send(frame)
-                    self._count_unsent(-len(frame))
-                    if len(frame) >= LARGE_BYTES and not self._is_probed:
-                        await self._probe(started, len(frame))
+                    await self._write_some()
+
+    async def _write_some(self) -> None:
+        bundle = take_bundle(self._unsent)
+        num_bytes = sum(map(len, bundle))
+        started = time.perf_counter()
+        await send_bundle(self._socket, bundle)
+        self._count_unsent(-num_bytes)
+        if num_bytes >= LARGE_BYTES and not self._is_probed:
+            await self._probe(started, num_bytes)
 
     async def _measure(self) -> None:
         """Learn the delay at once, then watch it."""
@@ -220,7 +214,7 @@ class Link:
         await hang_up(self._socket)
 
 
-def address_of(socket: Socket) -> str:
+def address_of(socket: Connection) -> str:
     """The host at a WebSocket's other end, without the port."""
     name = socket.transport.get_extra_info("peername")
     return str(name[0]) if name else ""
@@ -240,7 +234,7 @@ async def resolved(url: str, reach: Realm) -> str:
     return allowed
 
 
-def check_certificate(socket: Socket, fingerprint: bytes) -> None:
+def check_certificate(socket: Connection, fingerprint: bytes) -> None:
     """Raises HandshakeError unless the other end has shown the certificate of this fingerprint."""
     if not fingerprint:
         return
@@ -252,7 +246,7 @@ def check_certificate(socket: Socket, fingerprint: bytes) -> None:
         )
 
 
-async def hang_up(socket: Socket, code: int = 1000, reason: str = "") -> None:
+async def hang_up(socket: Connection, code: int = 1000, reason: str = "") -> None:
     """Close a WebSocket. `close` alone waits without end for a peer that has stopped reading."""
     reason = reason.encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")
     try:
@@ -262,7 +256,7 @@ async def hang_up(socket: Socket, code: int = 1000, reason: str = "") -> None:
         socket.transport.abort()
 
 
-def cut_off_when_stalled(socket: Socket) -> None:
+def cut_off_when_stalled(socket: Connection) -> None:
     """Have the kernel end a connection whose other end is gone or reads nothing.
 
     Pings do not notice while we have more to send than it takes: they queue behind it. On Linux,
@@ -272,7 +266,7 @@ def cut_off_when_stalled(socket: Socket) -> None:
     raw.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_USER_TIMEOUT, int(STALL_SECONDS * 1000))
 
 
-async def shake_hands(socket: Socket, handshake: Handshake) -> PeerId:
+async def shake_hands(socket: Connection, handshake: Handshake) -> PeerId:
     """Run a handshake over a fresh socket; the peer it proved. Raises HandshakeError."""
     try:
         async with asyncio.timeout(HANDSHAKE_SECONDS):
@@ -344,7 +338,10 @@ class LinkPool:
 
     def get(self, peer: PeerId) -> Link | None:
         """The newest open link to a peer."""
-        return next((link for link in reversed(self._links.get(peer, ())) if link.is_open), None)
+        for link in reversed(self._links.get(peer, ())):
+            if link.is_open:
+                return link
+        return None
 
     def open_links(self) -> list[Link]:
         """One open link for every peer that has any."""
@@ -455,7 +452,7 @@ class LinkPool:
             dial.exception()  # every waiter may be gone; then nobody else looks at it
 
     async def _prove(
-        self, socket: Socket, side: Side, *, certificate: bytes, expected: PeerId | None = None
+        self, socket: Connection, side: Side, *, certificate: bytes, expected: PeerId | None = None
     ) -> Link:
         cut_off_when_stalled(socket)
         handshake = Handshake(

@@ -1,10 +1,11 @@
 """A thousand open streams through one gateway process: what a token's way takes, and costs.
 
-The worker's answers are scripted and cost nothing; each stream gets a token a second, then 64
-streams as many as the gateway can pass on. What the gateway adds is measured from when the worker
-made a token to when its reader had it; what a core can pass on, by the CPU time that the gateway's
-process took. With --litellm PATH, LiteLLM's proxy does the same in front of an upstream that says
-the same. `python -m tests.bench.load [--streams 1000]`
+The worker's answers are scripted and cost nothing; each stream gets a token a second, then all of
+them as many as the gateway can pass on. What the gateway adds is measured from when the worker made
+a token to when its reader had it; what a core can pass on, by the CPU time that the gateway's
+process took from when all streams were open until all had ended. With --litellm PATH, LiteLLM's
+proxy does the same in front of an upstream that says the same. `python -m tests.bench.load
+[--streams 1000] [--only "full speed"]`
 """
 
 import argparse
@@ -28,6 +29,10 @@ from tests.bench.relay import Made, PacedWorker, Reader, announcement_of, upstre
 from tests.bench.tables import show
 
 KEY = "sk-bench"
+WITHOUT_TORCH = (
+    "import sys; sys.modules['torch'] = None; from tests.bench.load_gateway import main; main()"
+)
+"""As `brigade gateway` has it."""
 READY_SECONDS = 180
 READING_SECONDS = 600
 
@@ -51,9 +56,11 @@ class Server:
     process: psutil.Process
 
     @property
-    def cpu_seconds(self) -> float:
+    def cpu_seconds(self) -> tuple[float, float]:
+        """All it took, and the kernel's part of it: what its sockets cost."""
         times = [one.cpu_times() for one in self._family()]
-        return sum(one.user + one.system for one in times)
+        system = sum(one.system for one in times)
+        return system + sum(one.user for one in times), system
 
     @property
     def bytes(self) -> int:
@@ -65,7 +72,7 @@ class Server:
 
 async def run(server: Server, load: Load, made: Made) -> list[object]:
     """One row of the table."""
-    before, cpu_before, began = server.bytes, server.cpu_seconds, time.perf_counter()
+    before = server.bytes
     readers = [
         Reader(made, stream, server.model, load.tokens, KEY) for stream in range(load.streams)
     ]
@@ -78,15 +85,20 @@ async def run(server: Server, load: Load, made: Made) -> list[object]:
     async with asyncio.timeout(READING_SECONDS):
         await asyncio.gather(*(reader.begun.wait() for reader in readers))
         open_bytes = server.bytes
+        (cpu_before, system_before), num_before = server.cpu_seconds, made.num_seen
+        began = time.perf_counter()
         await asyncio.gather(*(reader.ended.wait() for reader in readers))
-    seconds, cpu = time.perf_counter() - began, server.cpu_seconds - cpu_before
-    if not (delays := made.delays):
+    seconds, (cpu, system) = time.perf_counter() - began, server.cpu_seconds
+    cpu, system = cpu - cpu_before, system - system_before
+    num_tokens = made.num_seen - num_before
+    if not (delays := made.delays) or not num_tokens:
         raise SystemExit("not one token came: see what the server says of it")
     return [
         load.streams,
         sum(not reader.is_whole for reader in readers),
-        f"{len(delays) / seconds:,.0f}",
-        f"{len(delays) / cpu:,.0f}",
+        f"{num_tokens / seconds:,.0f}",
+        f"{num_tokens / cpu:,.0f}",
+        f"{system / cpu:.0%}",
         f"{1000 * delays[len(delays) // 2]:.1f}",
         f"{1000 * delays[int(0.99 * len(delays))]:.1f}",
         f"{(open_bytes - before) / load.streams / 1024:.0f}",
@@ -100,7 +112,7 @@ async def gateway(load: Load, made: Made) -> AsyncGenerator[Server]:
         worker = PacedWorker(made, load.streams, load.pause)
         await stack.enter_async_context(worker.serving())
         record = (await announcement_of(worker)).hex()
-        command = [sys.executable, "-m", "tests.bench.load_gateway", record]
+        command = [sys.executable, "-c", WITHOUT_TORCH, record]
         command += [f"--profile={load.profile}"] if load.profile else []
         yield await stack.enter_async_context(_running(command, "acme/tiny", "/ready"))
 
@@ -158,8 +170,10 @@ async def measure(options: argparse.Namespace) -> list[list[object]]:
     """Both loads on each server."""
     loads = {
         "paced": Load(options.streams, options.tokens, 1.0),
-        "full speed": Load(64, 400, 0.0, options.profile),
+        "full speed": Load(options.streams, options.fast_tokens, 0.0, options.profile),
     }
+    if options.only:
+        loads = {options.only: loads[options.only]}
     rows: list[list[object]] = []
 
     def done(row: list[object]) -> None:
@@ -181,6 +195,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--tokens", type=int, default=20)
+    parser.add_argument("--fast-tokens", type=int, default=100, help="of a stream at full speed")
+    parser.add_argument("--only", choices=("paced", "full speed"))
     parser.add_argument("--profile", default="", help="file for cProfile's numbers at full speed")
     parser.add_argument("--litellm", metavar="PATH", help="LiteLLM's command, to compare with")
     logs.set_up("warning")
@@ -193,6 +209,7 @@ def main() -> None:
             "lost",
             "tokens/s",
             "per CPU s",
+            "in the kernel",
             "added ms p50",
             "p99",
             "KiB a stream",

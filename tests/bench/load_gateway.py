@@ -12,10 +12,12 @@ from contextlib import nullcontext
 
 import msgspec
 import uvicorn
+import uvloop
 
 from gateway.admission import Admission
 from gateway.app import build_app
 from gateway.checkpoints import Checkpoints
+from gateway.garbage import spare_what_is_here
 from gateway.generate import SwarmGenerator
 from gateway.links import Links
 from gateway.means import Limits
@@ -61,6 +63,7 @@ async def serve(record: bytes, port: int) -> None:
         access_log=False,
         backlog=4096,
     )
+    spare_what_is_here()
     await uvicorn.Server(config).serve()
     keeper.cancel()
     await links.close()
@@ -74,7 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     logs.set_up("warning")
     with cProfile.Profile() if options.profile else nullcontext() as profile:
-        asyncio.run(serve(options.record, options.port))
+        uvloop.run(serve(options.record, options.port))
     if profile is not None:
         profile.dump_stats(options.profile)
 

@@ -37,6 +37,11 @@ class Made:
         self.sent.setdefault(stream, []).append(time.perf_counter())
 
     @property
+    def num_seen(self) -> int:
+        """How many tokens the readers have."""
+        return sum(map(len, self.seen.values()))
+
+    @property
     def delays(self) -> list[float]:
         """What each token's way took, in order of size."""
         ways = (
