@@ -32,6 +32,7 @@ from gateway.redis_store import open_store
 from gateway.resume import Archive
 from gateway.room import Room
 from gateway.served import Models, ServedModel
+from gateway.server import Server
 from gateway.services import Services
 from gateway.settings import GatewaySettings
 from gateway.steady_store import SteadyStore
@@ -125,6 +126,7 @@ async def _serve(
             _served(one, to_workers, means(one.spec, to_workers), directory, _trusted(settings))
             for one, to_workers in zip(files, links, strict=True)
         ]
+        is_stopping = asyncio.Event()
         services = Services(
             models=Models(served, aliases),
             admission=admission,
@@ -136,8 +138,9 @@ async def _serve(
             room=Room(settings.states_bytes),
             has_open_metrics=settings.open_metrics,
             allowed_origins=tuple(settings.cors_origins),
+            is_stopping=is_stopping.is_set,
         )
-        server = uvicorn.Server(
+        server = Server(
             uvicorn.Config(
                 build_app(services),
                 access_log=False,
@@ -145,7 +148,9 @@ async def _serve(
                 lifespan="off",
                 ws="none",
                 timeout_graceful_shutdown=int(services.shutdown_grace_seconds) + 5,
-            )
+            ),
+            is_stopping=is_stopping,
+            drain_seconds=settings.drain_seconds,
         )
         spare_what_is_here()
         _say_ready(settings, listener, identity)

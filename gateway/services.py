@@ -1,5 +1,6 @@
 """What the routes are given: the process's parts, put together once at start."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from gateway.admission import Admission
@@ -40,7 +41,8 @@ class Services:
 
     A stream's 200 is held until its first token or `hold_seconds`; then `: keep-alive` goes out
     every `keep_alive_seconds`. When the server is told to stop, streams have
-    `shutdown_grace_seconds` to end by themselves. With `has_open_metrics` /metrics needs no key.
+    `shutdown_grace_seconds` to end by themselves, and it `is_stopping` from then on. With
+    `has_open_metrics` /metrics needs no key.
     """
 
     models: Models
@@ -57,6 +59,7 @@ class Services:
     hold_seconds: float = 10.0
     keep_alive_seconds: float = 10.0
     shutdown_grace_seconds: float = 20.0
+    is_stopping: Callable[[], bool] = lambda: False
 
     def model_for(self, caller: Caller, name: str, *, is_stream: bool) -> ServedModel:
         """The model a request asks for, whose generator is for this request alone.

@@ -111,6 +111,13 @@ class GatewaySettings(BaseSettings):
         description="workers that may have the first and the last span, which see tokens; "
         "may be repeated; empty = all",
     )
+    drain_seconds: float = Field(
+        3.0,
+        ge=0,
+        le=600,
+        description="how long requests are still taken after SIGTERM, while /ready says 503; "
+        "streams then have 20 s to end",
+    )
     resume_store: str = Field(
         "",
         description="redis:// or valkey:// URL that replicas keep resumable answers in; empty = "

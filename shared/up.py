@@ -124,7 +124,7 @@ def gateway_arguments(settings: UpSettings, key: Path, join: str) -> list[str]:
         *("gateway", "--model", settings.model, "--model-name", name_of(settings.model)),
         *("--host", settings.host, "--port", str(settings.port), "--dht-port", "0"),
         *("--join", join, "--swarm", "local", "--peer-cache", "", "--state-file", ""),
-        *("--identity", str(key), "--log-level", settings.log_level),
+        *("--identity", str(key), "--log-level", settings.log_level, "--drain-seconds", "0"),
     ]
 
 

@@ -90,6 +90,8 @@ def status_routes(services: Services) -> APIRouter:
 
     async def ready(model: Named = None) -> dict[str, Any]:
         asked = [services.models.find(model)] if model else list(services.models)
+        if services.is_stopping():
+            raise RequestError("The server is shutting down.", reason="server_shutdown", status=503)
         answers = {one.spec.name: one.is_ready() for one in asked}
         ready = [name for name, answer in answers.items() if answer is True]
         if ready:

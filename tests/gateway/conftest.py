@@ -12,6 +12,7 @@ import uvicorn
 from gateway.admission import Admission
 from gateway.app import build_app
 from gateway.served import Models, ServedModel
+from gateway.server import Server
 from gateway.services import Services
 from tests.fakes import SPEC, FakeGenerator, chat_text
 
@@ -51,12 +52,16 @@ async def until(claim: Callable[[], object], seconds: float = 2) -> None:
 
 
 @asynccontextmanager
-async def served(services: Services) -> AsyncIterator[tuple[str, uvicorn.Server]]:
+async def served(
+    services: Services, *, drain_seconds: float = 0.0
+) -> AsyncIterator[tuple[str, Server]]:
     """The application on a port of its own: its URL and its server."""
+    is_stopping = asyncio.Event()
+    services = replace(services, is_stopping=is_stopping.is_set)
     config = uvicorn.Config(
         build_app(services), port=0, lifespan="off", ws="none", log_config=None, access_log=False
     )
-    server = uvicorn.Server(config)
+    server = Server(config, is_stopping=is_stopping, drain_seconds=drain_seconds)
     serving = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]

@@ -192,9 +192,9 @@ def test_kubernetes_waits_longer_than_a_gateway_s_streams_may_take(
     made: dict[tuple[str, str], Resource],
 ):
     pod = made["Deployment", "gateway"]["spec"]["template"]["spec"]
-    pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    drain = float(environment(pod["containers"][0])["GATEWAY_DRAIN_SECONDS"])
     streams = Services.shutdown_grace_seconds + 5
-    assert pod["terminationGracePeriodSeconds"] > pause + streams
+    assert pod["terminationGracePeriodSeconds"] > drain + streams
 
 
 def test_every_bootstrap_node_has_a_key_of_its_own(made: dict[tuple[str, str], Resource]):

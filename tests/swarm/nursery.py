@@ -30,6 +30,7 @@ MAX_ORDER_BYTES = 1 << 16
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
+    "GATEWAY_DRAIN_SECONDS": "0",
     "OPENBLAS_NUM_THREADS": "1",  # or numpy starts some as it is read
 }
 PR_SET_PDEATHSIG = 1
