@@ -174,8 +174,8 @@ async def _begin(services: Services, caller: Caller, body: dict[str, Any]) -> Ca
         names_tokens=parsed.request.names_tokens,
         asked="logprobs" if parsed.request.logprobs else "prompt_logprobs",
     )
-    if parsed.toolbox and parsed.toolbox.is_forced:
-        grammar = await checked_calls(model, parsed.toolbox)
+    if parsed.toolbox and (parsed.toolbox.is_forced or grammar):
+        grammar = await checked_calls(model, parsed.toolbox, grammar)
     stop_ids = stop_ids_of(parsed.request, model.text.stop_ids)
     seed = secrets.randbits(63) if parsed.request.seed is None else parsed.request.seed
     return Call(

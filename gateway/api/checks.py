@@ -4,7 +4,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from gateway.api.formats import Form
-from gateway.api.tool_grammar import alone, forced
+from gateway.api.tool_grammar import alone, forced, optional
 from gateway.api.tools import Toolbox
 from gateway.served import ServedModel
 from shared.errors import GrammarError, ModelError, RequestError
@@ -29,12 +29,15 @@ async def checked_form(
     return None
 
 
-async def checked_calls(model: ServedModel, toolbox: Toolbox) -> Grammar:
-    """The grammar of forced calls.
+async def checked_calls(
+    model: ServedModel, toolbox: Toolbox, form: Grammar | None = None
+) -> Grammar:
+    """The grammar of forced calls, or of calls or a form that has been checked.
 
     Raises RequestError when it cannot be had, naming the tool whose schema is at fault.
     """
-    grammar, vocabulary = forced(toolbox), model.text.vocabulary
+    grammar = optional(toolbox, form) if form else forced(toolbox)
+    vocabulary = model.text.vocabulary
     try:
         return await vocabulary.checked(grammar)
     except GrammarError:

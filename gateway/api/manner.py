@@ -8,7 +8,8 @@ from typing import Final
 
 from gateway.api.answer import Answer, Manner
 from gateway.api.schema import Parsed
-from gateway.markup.calls import listed
+from gateway.api.tool_grammar import beginnings
+from gateway.markup.calls import listed, listed_or_text
 from gateway.markup.incoming import Incoming, Reading
 from gateway.markup.reader import plain
 from gateway.text import ChatText
@@ -55,6 +56,8 @@ def _reading(text: ChatText, parsed: Parsed, is_open: bool, source: Incoming) ->
     toolbox = parsed.toolbox
     if toolbox and toolbox.is_forced:
         return listed(source, toolbox.names.__contains__)
+    if parsed.held_form and toolbox:
+        return listed_or_text(source, toolbox.names.__contains__, beginnings(toolbox))
     if parsed.held_form:
         return plain(source)
     accepts = toolbox.names.__contains__ if toolbox else None

@@ -274,10 +274,10 @@ def _contradictions(
     if request.continue_final_message and request.messages[-1].role != "assistant":
         sentence = "'continue_final_message' needs a last message of the assistant."
         yield "continue_final_message", sentence
-    if form and toolbox and not toolbox.is_forced:
+    if form and form.grammar.kind != "json_schema" and toolbox and not toolbox.is_forced:
         sentence = (
             f"'{form.param}' cannot be used with 'tools' that the model may or may not call: "
-            "leave one out, or set 'tool_choice' to 'required' or 'none'."
+            "leave one out, use 'response_format', or set 'tool_choice' to 'required' or 'none'."
         )
         yield form.param, sentence
     if request.ignore_eos and toolbox and toolbox.is_forced:

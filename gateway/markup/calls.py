@@ -55,6 +55,17 @@ def listed(source: Incoming, accepts: Accepts) -> Reading:
         yield from source.rest(Shown)
 
 
+def listed_or_text(source: Incoming, accepts: Accepts, beginnings: tuple[str, ...]) -> Reading:
+    """The same where the text begins like one of those; else all of it is for the reader."""
+    while not source.text.startswith(beginnings):
+        may_be = any(beginning.startswith(source.text) for beginning in beginnings)
+        if source.is_ended or not may_be:
+            yield from source.rest(Shown)
+            return
+        yield None
+    yield from listed(source, accepts)
+
+
 def _marked(source: Incoming, marker: str, calls: Callable[[int], Asking]) -> Reading:
     """Text, and calls that a marker announces. `calls` reads them from a place on."""
     while True:

@@ -13,8 +13,9 @@ from msgspec import structs
 from gateway.api.sampling import of_choice
 from gateway.generator import Token
 from gateway.text import Wording
-from shared.wire.messages import PREFIX_PAGE_TOKENS, Sampling, TokenLogprobs
-from tests.fakes import END, SPEC, FakeGenerator, chat_text, tokens_of
+from shared.grammars import compile_grammar, vocabulary_of
+from shared.wire.messages import PREFIX_PAGE_TOKENS, Grammar, Sampling, TokenLogprobs
+from tests.fakes import END, SPEC, FakeGenerator, byte_level_tokenizer, chat_text, tokens_of
 from tests.gateway.conftest import in_memory, served, services_around
 
 URL = "/v1/chat/completions"
@@ -226,6 +227,8 @@ async def test_stop_strings_cut_text_and_no_calls():
     assert "tool_calls" not in choice["message"]
 
 
+FORM = {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY, "strict": True}}
+
 STREAMED: list[tuple[str, dict[str, Any]]] = [
     (f"Hi €{END}", {}),
     (f"a {CALL}\n{OTHER} b{END}", {}),
@@ -238,6 +241,10 @@ STREAMED: list[tuple[str, dict[str, Any]]] = [
     (f"a{END}b", {"ignore_eos": True, "skip_special_tokens": False, "max_tokens": 3}),
     ('[{"name": "clock", "arguments": {}}]' + END, {"tool_choice": "required"}),
     ('{"name": "clock", "arguments": {}}' + END, {"tool_choice": "required", "n": 2}),
+    ('[{"name": "clock", "arguments": {}}]' + END, {"response_format": FORM}),
+    ('{"city": "Rome"}' + END, {"response_format": FORM}),
+    ('["[{"]' + END, {"response_format": FORM}),
+    ('[{"name": "clo' + END, {"response_format": FORM}),
 ]
 
 
@@ -275,8 +282,11 @@ async def test_a_resumed_stream_tells_the_rest_of_a_call():
 @pytest.mark.parametrize(
     ("choice", "start"),
     [
-        ("required", 'start: "[" call'),
-        ({"type": "function", "function": {"name": "clock"}}, "start: call\ncall: call_0\n"),
+        ("required", 'start: calls\ncalls: "[" call'),
+        (
+            {"type": "function", "function": {"name": "clock"}},
+            "start: calls\ncalls: call\ncall: call_0\n",
+        ),
     ],
 )
 async def test_forced_calls_are_a_grammar_for_the_last_hop(choice: Any, start: str):
@@ -300,6 +310,7 @@ def tool(name: str = "f", **function: Any) -> dict[str, Any]:
 
 
 ONLY_CLOCK = {"mode": "required", "tools": [{"type": "function", "function": {"name": "x"}}]}
+IMPOSSIBLE = {"name": "a", "schema": {"not": {}}, "strict": True}
 STRICT = {"parameters": {"properties": {"a": {"not": {}}}}, "strict": True}
 
 
@@ -319,7 +330,11 @@ STRICT = {"parameters": {"properties": {"a": {"not": {}}}}, "strict": True}
         ({"tool_choice": {"type": "allowed_tools", "allowed_tools": ONLY_CLOCK}}, "tool_choice"),
         ({"tools": [], "tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": "required", "ignore_eos": True}, "ignore_eos"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"structured_outputs": {"regex": "a"}}, "structured_outputs.regex"),
+        ({"response_format": {"type": "json_schema", "json_schema": IMPOSSIBLE}},
+         "response_format.json_schema.schema"),
+        ({"response_format": {"type": "json_object"}, "tools": [tool(**STRICT)]},
+         "tools[0].function.parameters"),
         ({"n": 9}, "n"),
         ({"n": 0}, "n"),
         ({"n": True}, "n"),
@@ -345,6 +360,36 @@ async def test_a_form_and_forced_calls_go_together():
     form = {"type": "json_object"}
     choice = await choice_of(generator, tool_choice="required", response_format=form)
     assert choice["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize("one", [True, False])
+async def test_a_form_is_for_answers_that_call_nothing(one: bool):
+    form = {"response_format": FORM, "parallel_tool_calls": not one}
+    call = '{"name": "clock", "arguments": {}}'
+    calls = call if one else f"[{call}, {call}]"
+    generator = says(calls + END)
+    called = await choice_of(generator, **form)
+    assert called["finish_reason"] == "tool_calls"
+    assert [c["function"]["name"] for c in called["message"]["tool_calls"]] == ["clock"] * (2 - one)
+    told = await choice_of(says('{"city": "Rome"}' + END), **form)
+    assert told["message"]["content"] == '{"city": "Rome"}'
+    assert "tool_calls" not in told["message"]
+    grammar = generator.calls[0]["sampling"].grammar
+    assert follows(grammar, calls)
+    assert follows(grammar, '{"city": "Rome"}')
+    assert not follows(grammar, '{"city": 1}')
+    assert not follows(grammar, '{"name": "other", "arguments": {}}')
+    assert not follows(grammar, "Hello")
+
+
+def follows(grammar: Grammar, text: str) -> bool:
+    """Whether a last hop would let a model write that, and end there."""
+    matcher = compile_grammar(grammar, vocabulary_of(byte_level_tokenizer().to_str()))
+    tokens = tokens_of(text)
+    if matcher.validate_tokens(tokens) < len(tokens):
+        return False
+    matcher.consume_tokens(tokens)
+    return matcher.is_accepting()
 
 
 # --- thoughts ---
