@@ -112,7 +112,7 @@ def _head(call: Call, wish: Wish, body: dict[str, Any]) -> Head:
     last = "assistant" if call.request.continue_final_message else "user"
     return Head(
         caller=wish.caller,
-        body_digest=digest_of(body),
+        body_digest=wish.digest or digest_of(body),
         body=json.dumps(body | {"messages": [{"role": last, "content": ""}]}).encode(),
         answer_id=call.answer_id,
         created=call.created,

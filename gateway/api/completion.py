@@ -48,27 +48,22 @@ class Continuation:
         self._only_scores = not request.max_tokens
         self._num_scores = asked.sampling.num_prompt_logprobs
         self._plain = asked.model.plain
-        most = min(request.max_tokens, asked.model.spec.max_positions - len(prompt))
-        manner = Manner(
+        most = asked.room_after(prompt)
+        self._manner = Manner(
             stop_ids=asked.stop_ids,
             max_tokens=most,
             stops=tuple(request.stop),
             includes_stop=request.include_stop_str_in_output,
         )
-        self._answer = Answer(self._plain.decoder_after(prompt), manner)
+        self._answer = self._new_answer()
         # where each token begins is asked of a decoder of its own, as stop strings hold text back
         self._decoder = self._plain.decoder_after(prompt)
         self._num_decoded = len(echo)
         self._starts: deque[tuple[Token, int]] = deque()
-        seed = choice_seed(asked.sampling.seed, index)
-        source = asked.model.generator.generate(
-            prompt,
-            sampling=msgspec.structs.replace(asked.sampling, seed=seed),
-            max_tokens=max(1, most),
-            stop_ids=asked.stop_ids,
-        )
-        timed = services.metrics.timed(source, time.perf_counter())
+        timed = services.metrics.timed(self._source(asked, index), time.perf_counter())
         self.tokens = TokenStream(timed, stop_ids=asked.stop_ids, max_tokens=max(1, most))
+        if asked.kept is not None:
+            asked.kept.interrupt = self.tokens.interrupt
 
     def says(self, tokens: Sequence[Token]) -> Iterator[Piece]:
         """What was taken adds; nothing taken means that no more comes."""
@@ -85,6 +80,27 @@ class Continuation:
         if self.finish_reason is not None:
             self.tokens.stop()
             yield Piece("", finish_reason=self.finish_reason)
+
+    def _source(self, asked: Completing, index: int) -> AsyncGenerator[Token, None]:
+        if asked.kept is not None:
+            is_patient = not asked.request.stream
+            ends = self._is_complete
+            return asked.kept.tokens(asked.model.generator, ends=ends, is_patient=is_patient)
+        seed = choice_seed(asked.sampling.seed, index)
+        return asked.model.generator.generate(
+            self._prompt,
+            sampling=msgspec.structs.replace(asked.sampling, seed=seed),
+            max_tokens=max(1, self._manner.max_tokens),
+            stop_ids=asked.stop_ids,
+        )
+
+    def _is_complete(self, tokens: Sequence[Token]) -> bool:
+        answer = self._new_answer()
+        answer.feed(tokens)
+        return answer.finish_reason is not None or (self._only_scores and bool(tokens))
+
+    def _new_answer(self) -> Answer:
+        return Answer(self._plain.decoder_after(self._prompt), self._manner)
 
     def _continued(self, tokens: Sequence[Token]) -> Iterator[Piece]:
         for token in tokens:

@@ -1,8 +1,6 @@
 """POST /v1/completions: texts that go on where prompts end, whole or streamed."""
 
 import json
-import secrets
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, Final
@@ -21,12 +19,12 @@ from gateway.api.errors import report, request_id_of
 from gateway.api.event_stream import held_stream
 from gateway.api.legacy_logprobs import legacy_logprobs
 from gateway.api.openapi import body_schema
+from gateway.api.resume import KEY_HEADERS, key_wish_of
 from gateway.services import Services
 from shared.errors import RequestError
 
 PATHS: Final = ("/v1/completions", "/completions")
 NOT_KEPT: Final = ("x-resumable", "last-event-id")
-IN_VAIN: Final = "idempotency-key"
 
 
 def completion_routes(services: Services) -> APIRouter:
@@ -35,9 +33,12 @@ def completion_routes(services: Services) -> APIRouter:
 
     async def create(request: Request) -> Response:
         _check_headers(request)
-        parsed = parse_completion(await read_object(request, services.max_body_bytes))
-        asked = await accept_completion(services, caller_of(request), parsed)
-        writer = Writer(asked, _headers(request, asked))
+        body = await read_object(request, services.max_body_bytes)
+        parsed, caller = parse_completion(body), caller_of(request)
+        revisions = services.models.revisions
+        wish = key_wish_of(request.headers, caller, revisions, "completions", body)
+        asked = await accept_completion(services, caller, parsed, wish)
+        writer = Writer(asked, _headers(asked))
         completion = Completion(services, asked)
         if asked.request.stream:
             frames = writer.frames(completion, request_id_of(request))
@@ -51,7 +52,7 @@ def completion_routes(services: Services) -> APIRouter:
             create,
             methods=["POST"],
             response_model=None,
-            openapi_extra=body_schema(CompletionRequest),
+            openapi_extra=body_schema(CompletionRequest, KEY_HEADERS),
         )
     return router
 
@@ -63,9 +64,9 @@ class Writer:
         self.headers = headers
         self._asked = asked
         self._head = {
-            "id": "cmpl-" + secrets.token_hex(16),
+            "id": asked.answer_id,
             "object": "text_completion",
-            "created": int(time.time()),
+            "created": asked.created,
             "model": asked.request.model,
             "system_fingerprint": asked.model.fingerprint,
         }
@@ -120,7 +121,8 @@ def _check_headers(request: Request) -> None:
             raise RequestError(sentence, param=name, reason="unsupported_parameter")
 
 
-def _headers(request: Request, asked: Completing) -> dict[str, str]:
-    ignored = [*asked.ignored, *([IN_VAIN] if IN_VAIN in request.headers else [])]
+def _headers(asked: Completing) -> dict[str, str]:
     headers = {"x-model-revision": asked.model.spec.revision}
-    return headers | ({"x-ignored-params": ", ".join(ignored)} if ignored else {})
+    if asked.is_replayed:
+        headers["idempotent-replayed"] = "true"
+    return headers | ({"x-ignored-params": ", ".join(asked.ignored)} if asked.ignored else {})

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from starlette.requests import Request
 
@@ -28,6 +28,8 @@ from gateway.token_stream import TokenStream
 from shared.errors import GenerationFailed
 from shared.wire.messages import PREFIX_PAGE_TOKENS, Sampling
 
+NO_WISH: Final = Wish(caller="")
+
 
 @asynccontextmanager
 async def open_conversation(
@@ -42,10 +44,10 @@ async def open_conversation(
 
 
 async def begin_conversation(
-    services: Services, request: Request, chat_body: dict[str, Any]
+    services: Services, request: Request, chat_body: dict[str, Any], wish: Wish = NO_WISH
 ) -> "Conversation":
     """The same for a response that outlives its handler: whoever has it owes it a close()."""
-    call = await accept(services, caller_of(request), Wish(caller=""), chat_body)
+    call = await accept(services, caller_of(request), wish, chat_body)
     return Conversation(services, call)
 
 

@@ -5,9 +5,11 @@ their own schema; others pass if they shape the choice of tokens, are refused if
 the answer in another way, and are ignored by name if they would not. Pure.
 """
 
+import hashlib
+import itertools
 import json
 import re
-from collections.abc import Generator, Iterable, Mapping, Set
+from collections.abc import Callable, Generator, Iterable, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -83,7 +85,7 @@ def place_of(param: str, places: Places) -> str:
     return param
 
 
-NOT_HERE: Final = ("idempotency-key", "x-resumable", "last-event-id")
+NOT_HERE: Final = ("x-resumable", "last-event-id")
 """Headers that ask for what only chat completions do."""
 
 
@@ -94,6 +96,17 @@ def headers_of(
     vain = [*ignored, *(name for name in NOT_HERE if headers.get(name, "0") not in ("0", ""))]
     named = ", ".join(filter(None, (*vain, chat.get("x-ignored-params"))))
     return {**chat, **({"x-ignored-params": named} if named else {})}
+
+
+def ids_of(answer_id: str, num_bytes: int) -> Callable[[str], str]:
+    """Makes ids behind prefixes, the same for whoever asks for that answer again."""
+    numbers = itertools.count()
+
+    def new_id(prefix: str) -> str:
+        number = f"{answer_id} {next(numbers)}".encode()
+        return prefix + hashlib.blake2b(number, digest_size=num_bytes).hexdigest()
+
+    return new_id
 
 
 def event_frame(event: Mapping[str, Any]) -> bytes:

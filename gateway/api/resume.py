@@ -24,25 +24,36 @@ from shared.errors import RequestError
 KEY: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
 FLAGS: Final = {"1": True, "true": True, "0": False, "false": False, "": False}
 
+KEY_HEADERS: Final = [
+    {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "schema": {"type": "string"},
+        "description": "a request sent again with its key gets the same answer, made once",
+    }
+]
 HEADERS: Final = [
     {"name": name, "in": "header", "schema": {"type": "string"}, "description": description}
     for name, description in {
         "x-resumable": "`1`: each event of a stream gets an `id:`, to come back for the rest",
         "Last-Event-ID": "the last `id:` of a broken stream; the answer is what came after it",
-        "Idempotency-Key": "a request sent again with its key gets the same answer, made once",
     }.items()
-]
+] + KEY_HEADERS
 """As the API's own documentation tells of them."""
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What one request asks. `caller` stands for who asks, and the models served here."""
+    """What one request asks. `caller` stands for who asks, and the models served here.
+
+    `digest` is that of the body as it was sent, where another is made of it.
+    """
 
     caller: str
     is_resumable: bool = False
     key: str = ""
     last_event: str = ""
+    digest: bytes = b""
 
     @property
     def is_any(self) -> bool:
@@ -52,14 +63,24 @@ class Wish:
 
 def wish_of(headers: Mapping[str, str], caller: Caller, revisions: str) -> Wish:
     """Raises RequestError when a header makes no sense."""
-    key = headers.get("idempotency-key", "").strip()
-    if key and not KEY.fullmatch(key):
-        raise _bad_header("Idempotency-Key", "should be 1 to 255 printable ASCII characters")
+    key = _key_of(headers)
     flag = FLAGS.get(headers.get("x-resumable", "").strip().lower())
     if flag is None:
         raise _bad_header("x-resumable", "should be 1 or 0")
-    whose = hashlib.sha256(f"{revisions}\n{caller.tenant}".encode()).hexdigest()
+    whose = _whose(revisions, caller.tenant)
     return Wish(whose, flag, key, headers.get("last-event-id", "").strip())
+
+
+def key_wish_of(
+    headers: Mapping[str, str], caller: Caller, revisions: str, api: str, body: Mapping[str, Any]
+) -> Wish:
+    """The same for an API whose answers can be asked for again and not come back for.
+
+    Its keys are its own, and go with its own body. Raises RequestError.
+    """
+    key = _key_of(headers)
+    whose = _whose(revisions, caller.tenant, api)
+    return Wish(whose, key=key, digest=digest_of(body) if key else b"")
 
 
 async def read_body(request: Request, wish: Wish, max_bytes: int) -> dict[str, Any]:
@@ -81,7 +102,7 @@ async def recall(archive: Archive, wish: Wish, body: Mapping[str, Any]) -> Kept 
     if not wish.key:
         return None
     try:
-        return await archive.named(wish.caller, wish.key, digest_of(body))
+        return await archive.named(wish.caller, wish.key, wish.digest or digest_of(body))
     except StoreError:
         if wish.is_resumable:
             raise
@@ -118,6 +139,17 @@ async def _followed(archive: Archive, wish: Wish, body: Mapping[str, Any]) -> Ke
             reason="stream_mismatch",
         )
     return kept
+
+
+def _key_of(headers: Mapping[str, str]) -> str:
+    key = headers.get("idempotency-key", "").strip()
+    if key and not KEY.fullmatch(key):
+        raise _bad_header("Idempotency-Key", "should be 1 to 255 printable ASCII characters")
+    return key
+
+
+def _whose(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _bad_header(name: str, problem: str) -> RequestError:

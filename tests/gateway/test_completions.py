@@ -322,9 +322,9 @@ async def test_a_prompt_that_fills_the_context_can_still_be_scored():
 
 async def test_what_has_no_effect_is_named_and_what_cannot_be_kept_refused():
     async with in_memory(says()) as client:
-        ignored = await client.post(URL, json=ASK | {"user": "u"}, headers={"idempotency-key": "k"})
+        ignored = await client.post(URL, json=ASK | {"user": "u"})
         refused = await client.post(URL, json=ASK, headers={"x-resumable": "1"})
-    assert ignored.headers["x-ignored-params"] == "user, idempotency-key"
+    assert ignored.headers["x-ignored-params"] == "user"
     assert refused.status_code == 400
 
 
@@ -351,3 +351,40 @@ def test_what_a_model_wants_in_front_is_there_once():
     assert plain.encode("", with_special=True) == (start,)
     assert plain.encode(f"{START}a", with_special=True).count(start) == 1
     assert start not in plain.encode("a", with_special=False)
+
+
+# --- idempotency keys ---
+
+
+@pytest.mark.parametrize("more", [{}, {"stream": True}, {"echo": True, "logprobs": 1}])
+async def test_the_same_request_with_the_same_key_gets_the_same_answer(more: dict[str, Any]):
+    scores = tuple(TokenLogprobs(-1.0, (), (), rank=2) for _ in ASK["prompt"][1:])
+    generator, key = says(prompt_logprobs=scores), {"idempotency-key": "k"}
+    async with in_memory(generator) as client:
+        first = await client.post(URL, json=ASK | more, headers=key)
+        second = await client.post(URL, json=ASK | more, headers=key)
+        other = await client.post(URL, json=ASK | more | {"seed": 7}, headers=key)
+    assert first.status_code == 200
+    assert first.text == second.text
+    assert len(generator.calls) == 1
+    assert "idempotent-replayed" not in first.headers
+    assert second.headers["idempotent-replayed"] == "true"
+    assert (other.status_code, other.json()["error"]["code"]) == (400, "idempotency_key_reuse")
+
+
+@pytest.mark.parametrize(
+    ("more", "param"), [({"n": 2}, "n"), ({"best_of": 2}, "n"), ({"prompt": ["a", "b"]}, "prompt")]
+)
+async def test_of_several_answers_none_is_kept(more: dict[str, Any], param: str):
+    async with in_memory(says()) as client:
+        answer = await client.post(URL, json=ASK | more, headers={"idempotency-key": "k"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+async def test_a_key_of_chat_completions_is_another_key():
+    generator, key = says(), {"idempotency-key": "k"}
+    chat = {"model": ASK["model"], "messages": [{"role": "user", "content": "a"}]}
+    async with in_memory(generator) as client:
+        for url, body in ((URL, ASK), ("/v1/chat/completions", chat)):
+            assert (await client.post(url, json=body, headers=key)).status_code == 200
+    assert len(generator.calls) == 2

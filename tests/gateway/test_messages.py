@@ -137,3 +137,16 @@ async def test_the_tokens_of_a_prompt_are_counted_without_an_answer():
         answer = await client.post(f"{URL}/count_tokens", json=body)
     assert answer.json() == {"input_tokens": len(chat_text().render(body["messages"]))}
     assert not generator.calls
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_same_request_with_the_same_key_gets_the_same_message(stream: bool):
+    generator, key, body = says(), {"idempotency-key": "k"}, HELLO | {"stream": stream}
+    async with in_memory(generator) as client:
+        first = await client.post(URL, json=body, headers=key)
+        second = await client.post(URL, json=body, headers=key)
+        other = await client.post(URL, json=body | {"metadata": {"user_id": "b"}}, headers=key)
+    assert first.text == second.text
+    assert len(generator.calls) == 1
+    assert second.headers["idempotent-replayed"] == "true"
+    assert (other.status_code, other.json()["type"]) == (400, "error")

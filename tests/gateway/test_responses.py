@@ -1,6 +1,7 @@
 """/v1/responses called in memory: created, streamed, read again, gone on from."""
 
 import json
+import re
 from typing import Any
 
 import httpx
@@ -120,8 +121,8 @@ async def test_errors_are_openai_s_and_name_places_in_this_request(
 async def test_what_has_no_effect_is_named():
     async with in_memory(says()) as client:
         body = HELLO | {"user": "ann", "text": {"verbosity": "low"}}
-        answer = await client.post(URL, json=body, headers={"Idempotency-Key": "k"})
-    assert answer.headers["x-ignored-params"] == "text.verbosity, idempotency-key, user"
+        answer = await client.post(URL, json=body, headers={"x-resumable": "1"})
+    assert answer.headers["x-ignored-params"] == "text.verbosity, x-resumable, user"
     assert answer.headers["x-model-revision"] == "abc123"
 
 
@@ -207,3 +208,20 @@ async def test_the_tokens_of_an_input_are_counted_without_an_answer():
     prompt = chat_text().render([{"role": "user", "content": "a" * 200}])
     assert body == {"object": "response.input_tokens", "input_tokens": len(prompt)}
     assert not generator.calls
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_same_request_with_the_same_key_gets_the_same_response(stream: bool):
+    generator, key, body = says(), {"Idempotency-Key": "k"}, HELLO | {"stream": stream}
+    async with in_memory(generator) as client:
+        first = await client.post(URL, json=body, headers=key)
+        second = await client.post(URL, json=body, headers=key)
+        other = await client.post(URL, json=body | {"metadata": {"a": "b"}}, headers=key)
+    assert without_times(first.text) == without_times(second.text)
+    assert len(generator.calls) == 1
+    assert second.headers["idempotent-replayed"] == "true"
+    assert (other.status_code, other.json()["error"]["code"]) == (400, "idempotency_key_reuse")
+
+
+def without_times(text: str) -> str:
+    return re.sub(r'"completed_at": ?\d+', "", text)

@@ -1,10 +1,9 @@
 """/v1/messages, Anthropic's API: from a request to a message, whole or streamed."""
 
-import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
@@ -17,13 +16,16 @@ from gateway.api.conversation import Conversation, begin_conversation
 from gateway.api.door import caller_of
 from gateway.api.errors import report, request_id_of
 from gateway.api.event_stream import held_stream
-from gateway.api.foreign import event_frame, headers_of, told_as
+from gateway.api.foreign import event_frame, headers_of, ids_of, told_as
 from gateway.api.messages.chat_body import PLACES, chat_body
 from gateway.api.messages.errors import ANTHROPIC_PATH, as_anthropic
 from gateway.api.messages.events import Message
 from gateway.api.messages.schema import MessagesRequest, parse_messages
 from gateway.api.openapi import body_schema
+from gateway.api.resume import KEY_HEADERS, Wish, key_wish_of
 from gateway.services import Services
+
+ID_BYTES: Final = 12
 
 
 class AnthropicRoute(APIRoute):
@@ -52,10 +54,11 @@ def message_routes(services: Services) -> APIRouter:
     router = APIRouter(tags=["messages"], route_class=AnthropicRoute)
 
     async def create(request: Request) -> Response:
-        parsed = parse_messages(await read_object(request, services.max_body_bytes))
-        chat = chat_body(parsed)
+        body = await read_object(request, services.max_body_bytes)
+        parsed = parse_messages(body)
+        chat, wish = chat_body(parsed), _wish(services, request, body)
         with told_as(PLACES):
-            conversation = await begin_conversation(services, request, chat)
+            conversation = await begin_conversation(services, request, chat, wish)
         headers = headers_of(request.headers, conversation.call.headers, parsed.ignored)
         begun = _Begun(conversation, request, headers)
         if parsed.request.stream:
@@ -72,13 +75,16 @@ def message_routes(services: Services) -> APIRouter:
             num_tokens = await count_prompt(services, caller_of(request), chat_body(parsed))
         return {"input_tokens": num_tokens}
 
-    documented = body_schema(MessagesRequest)
-    for path, handler in (
-        (ANTHROPIC_PATH, create),
-        (f"{ANTHROPIC_PATH}/count_tokens", count),
+    for path, handler, headers in (
+        (ANTHROPIC_PATH, create, KEY_HEADERS),
+        (f"{ANTHROPIC_PATH}/count_tokens", count, []),
     ):
         router.add_api_route(
-            path, handler, methods=["POST"], response_model=None, openapi_extra=documented
+            path,
+            handler,
+            methods=["POST"],
+            response_model=None,
+            openapi_extra=body_schema(MessagesRequest, headers),
         )
     return router
 
@@ -92,7 +98,8 @@ class _Begun:
     headers: dict[str, str]
 
     def message(self) -> Message:
-        return Message("msg_" + secrets.token_hex(12), self.conversation.call.request.model)
+        call = self.conversation.call
+        return Message(ids_of(call.answer_id, ID_BYTES)("msg_"), call.request.model)
 
     @property
     def end(self) -> tuple[str, dict[str, Any], str | None]:
@@ -100,6 +107,11 @@ class _Begun:
         choice = self.conversation.choices[0]
         assert choice.finish_reason is not None
         return choice.finish_reason, self.conversation.usage, choice.answer.stop_string
+
+
+def _wish(services: Services, request: Request, body: dict[str, Any]) -> Wish:
+    caller, revisions = caller_of(request), services.models.revisions
+    return key_wish_of(request.headers, caller, revisions, "messages", body)
 
 
 async def _whole(begun: _Begun) -> Response:

@@ -1,6 +1,5 @@
 """/v1/responses: from a request to a response, whole or streamed, and what is kept of it."""
 
-import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -18,7 +17,7 @@ from gateway.api.conversation import Conversation, begin_conversation
 from gateway.api.door import caller_of
 from gateway.api.errors import report, request_id_of
 from gateway.api.event_stream import held_stream
-from gateway.api.foreign import event_frame, headers_of, told_as
+from gateway.api.foreign import event_frame, headers_of, ids_of, told_as
 from gateway.api.logprobs import logprobs_object
 from gateway.api.openapi import body_schema
 from gateway.api.paging import Paging
@@ -29,11 +28,13 @@ from gateway.api.responses.output import Event, Output
 from gateway.api.responses.schema import WITH_REASONING, Parsed, ResponseRequest, parse_response
 from gateway.api.responses.stored import Record, Shelf
 from gateway.api.responses.tools import ToolBook
+from gateway.api.resume import KEY_HEADERS, Wish, key_wish_of
 from gateway.generator import Token
 from gateway.services import Services
 from shared.errors import RequestError
 
 BASES: Final = ("/v1/responses", "/responses")
+ID_BYTES: Final = 24
 
 _earlier: Final[TypeAdapter[list[Item]]] = TypeAdapter(list[InputItem])
 
@@ -45,8 +46,9 @@ def response_routes(services: Services) -> APIRouter:
     async def create(request: Request) -> Response:
         body = await read_object(request, services.max_body_bytes)
         asked = await _asked(services, request, body)
+        wish = _wish(services, request, body)
         with told_as(PLACES):
-            conversation = await begin_conversation(services, request, asked.chat)
+            conversation = await begin_conversation(services, request, asked.chat, wish)
         begun = _Begun(asked, conversation, _shelf(services, request), request)
         if asked.parsed.request.stream:
             return await held_stream(
@@ -81,11 +83,17 @@ def response_routes(services: Services) -> APIRouter:
         record = await _shelf(services, request).find(response_id)
         return asked.page([*record.earlier, *record.input])
 
-    documented = body_schema(ResponseRequest)
     for base in BASES:
-        for path, handler in ((base, create), (f"{base}/input_tokens", count)):
+        for path, handler, headers in (
+            (base, create, KEY_HEADERS),
+            (f"{base}/input_tokens", count, []),
+        ):
             router.add_api_route(
-                path, handler, methods=["POST"], response_model=None, openapi_extra=documented
+                path,
+                handler,
+                methods=["POST"],
+                response_model=None,
+                openapi_extra=body_schema(ResponseRequest, headers),
             )
         one = f"{base}/{{response_id}}"
         router.add_api_route(one, show, methods=["GET"])
@@ -132,6 +140,11 @@ async def _asked(services: Services, request: Request, body: dict[str, Any]) -> 
     return _Asked(body, parsed, book, (*parsed.ignored, *absent), earlier, chat)
 
 
+def _wish(services: Services, request: Request, body: dict[str, Any]) -> Wish:
+    caller, revisions = caller_of(request), services.models.revisions
+    return key_wish_of(request.headers, caller, revisions, "responses", body)
+
+
 def _shelf(services: Services, request: Request) -> Shelf:
     return Shelf(services.responses, caller_of(request).tenant, services.response_seconds)
 
@@ -166,7 +179,7 @@ def _output(begun: _Begun) -> Output:
 
     return Output(
         begun.asked.book,
-        new_id=lambda prefix: prefix + secrets.token_hex(24),
+        new_id=ids_of(call.answer_id, ID_BYTES),
         logprobs=logprobs if asked.wants_logprobs else None,
         seals=WITH_REASONING in asked.include,
     )
@@ -201,5 +214,6 @@ async def _events(begun: _Begun, output: Output | None = None) -> AsyncGenerator
 
 
 def _record(begun: _Begun, response: dict[str, Any]) -> Record:
-    ids = iter(lambda: "msg_" + secrets.token_hex(24), "")
+    new_id = ids_of(f"input of {begun.conversation.call.answer_id}", ID_BYTES)
+    ids = iter(lambda: new_id("msg_"), "")
     return Record(response, as_items(begun.asked.body["input"], ids), begun.asked.earlier)
