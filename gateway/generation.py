@@ -170,6 +170,8 @@ class Generation:
         return self._checkpoints.held(self._id, block)
 
     def _seconds_left(self) -> float:
+        if not self._touched:
+            return self._links.unsettled_seconds
         return self._patience.left(
             time.monotonic(),
             has_gaps=bool(self._session.gaps),
@@ -218,7 +220,7 @@ class Generation:
             kept = self._prefixes.kept(self._page_keys)
             hops = stand_ins or self._scout.find(gap, self._session.route, kept=kept)
         except NoRoute:
-            if not self._touched:
+            if not (self._touched or self._links.unsettled_seconds):
                 raise
             return False
         try:

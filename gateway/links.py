@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Set
+from contextlib import suppress
 from itertools import pairwise
 
 import structlog
@@ -43,6 +44,10 @@ MAX_STANDING_LINKS = 64
 MAX_UNTOLD = 1024
 """Sessions that a worker without a link is told of, should it come back, that they are over."""
 
+SETTLE_SECONDS = 5.0
+"""How long requests to a gateway that has just started wait for the workers it will hear of: a
+look-up by Kademlia takes a second or two."""
+
 AVOID_SECONDS = 5.0
 MAX_AVOID_SECONDS = 160.0
 """How long a worker that could not be dialled or went silent is left out of routes: at first, and
@@ -61,7 +66,9 @@ class Links:
         clock: Callable[[], float] = time.monotonic,
         secret: SwarmSecret | None = None,
         reach: Realm = "loopback",
+        settle_seconds: float = 0.0,
     ) -> None:
+        """For `settle_seconds` the view is not taken for all that there is."""
         self.watcher = watcher
         self.peer = identity.peer
         self._identity = identity
@@ -76,6 +83,8 @@ class Links:
             reach=reach,
         )
         self._clock = clock
+        self._settled_at = clock() + settle_seconds
+        self._dialling: set[PeerId] = set()
         self._inboxes: dict[SessionId, Inbox] = {}
         self._introduced: dict[PeerId, dict[PeerId, str]] = {}
         self._avoided_until: dict[PeerId, float] = {}
@@ -127,6 +136,11 @@ class Links:
         """The workers an open link leads to."""
         return {link.peer for link in self._pool.open_links()}
 
+    @property
+    def unsettled_seconds(self) -> float:
+        """How long a worker that is wanting may yet be one that we have not heard of."""
+        return max(0.0, self._settled_at - self._clock())
+
     def avoided(self) -> Set[PeerId]:
         """The workers that could not be dialled a moment ago."""
         now = self._clock()
@@ -167,22 +181,33 @@ class Links:
 
     async def keep_linked(self) -> None:
         """Keep links to the workers of the view, and wake waiting sessions when it changes."""
-        while True:
-            view = self.watcher.view
-            missing = [
-                worker
-                for worker, one in sorted(view.items())
-                if not one.leaving and worker not in self.avoided() and not self._has(worker)
-            ]
-            room = MAX_STANDING_LINKS - len(self.linked())
-            dials = [self._connect(worker) for worker in missing[: max(0, room)]]
-            self._tell_all(ViewChanged())
-            await asyncio.gather(*dials, return_exceptions=True)
-            try:
-                async with asyncio.timeout(AVOID_SECONDS):
-                    await self.watcher.wait_changed()
-            except TimeoutError:
-                pass
+        async with asyncio.TaskGroup() as dials:  # a slow one must not keep news from sessions
+            while True:
+                for worker in self._missing():
+                    self._dialling.add(worker)
+                    dials.create_task(self._try_to_connect(worker))
+                self._tell_all(ViewChanged())
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(AVOID_SECONDS):
+                        await self.watcher.wait_changed()
+
+    def _missing(self) -> list[PeerId]:
+        """The workers to dial, as many as there is room for links."""
+        missing = [
+            worker
+            for worker, one in sorted(self.watcher.view.items())
+            if not (one.leaving or self._has(worker) or worker in self._dialling)
+            and worker not in self.avoided()
+        ]
+        room = MAX_STANDING_LINKS - len(self.linked()) - len(self._dialling)
+        return missing[: max(0, room)]
+
+    async def _try_to_connect(self, worker: PeerId) -> None:
+        try:
+            with suppress(PeerUnreachable):
+                await self._connect(worker)
+        finally:
+            self._dialling.discard(worker)
 
     async def close(self) -> None:
         """End all links."""

@@ -25,7 +25,7 @@ from gateway.garbage import spare_what_is_here
 from gateway.generate import SwarmGenerator
 from gateway.generator import Generator
 from gateway.key_ring import KeyRing
-from gateway.links import Links
+from gateway.links import SETTLE_SECONDS, Links
 from gateway.means import Limits
 from gateway.metrics import GatewayMetrics
 from gateway.redis_store import open_store
@@ -256,7 +256,14 @@ async def _links(
     )
     await watcher.start()
     reach = reach_of(settings.reach, settings.join)
-    links = Links(identity, settings.swarm, watcher, secret=secret, reach=reach)
+    links = Links(
+        identity,
+        settings.swarm,
+        watcher,
+        secret=secret,
+        reach=reach,
+        settle_seconds=SETTLE_SECONDS,
+    )
     keeper = asyncio.create_task(links.keep_linked())
     try:
         yield links

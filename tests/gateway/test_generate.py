@@ -49,10 +49,10 @@ class Gateway:
     checkpoints: Checkpoints = field(default_factory=lambda: Checkpoints(1 << 20))
     patience: float = 0.4
 
-    async def start(self) -> None:
+    async def start(self, *, settle_seconds: float = 0.0) -> None:
         topic = topic_of(SWARM, SPEC.name, SPEC.revision)
         self.watcher = Watcher(self.directory, topic, poll_seconds=0.05)
-        self.links = Links(Identity.create(), SWARM, self.watcher)
+        self.links = Links(Identity.create(), SWARM, self.watcher, settle_seconds=settle_seconds)
         self.stack.push_async_callback(self.links.close)
         limits = Limits(512, 0, self.patience, self.patience)
         self.generator = SwarmGenerator(SPEC, self.links, self.checkpoints, limits)
@@ -410,3 +410,25 @@ async def test_a_worker_that_tells_nonsense_or_too_little_is_replaced(gateway: G
         await gateway.add("0:4", lie_once)
     assert await read(gateway) == {0: [0, 0, 0, 2], 4: [4, 0, 4, 2]}
     assert lied
+
+
+async def test_who_asks_a_gateway_that_has_just_started_waits_until_it_knows_its_workers():
+    async with AsyncExitStack() as stack:
+        gateway = Gateway(stack)
+        await gateway.start(settle_seconds=30)
+        keeper = asyncio.create_task(gateway.links.keep_linked())
+        asking = [asyncio.create_task(gateway.all_tokens()) for _ in range(100)]
+        await gateway.add("0:2")
+        await gateway.add("0:4")
+        async with asyncio.timeout(20):
+            assert await asyncio.gather(*asking) == 100 * [EXPECTED]
+        keeper.cancel()
+
+
+async def test_but_not_for_long():
+    async with AsyncExitStack() as stack:
+        gateway = Gateway(stack)
+        await gateway.start(settle_seconds=0.05)
+        with pytest.raises(NoRoute):
+            async with asyncio.timeout(5):
+                await gateway.all_tokens()
