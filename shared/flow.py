@@ -25,8 +25,11 @@ class Host:
     fits: int = 0
 
 
-def levels(hosts: Iterable[Host], num_blocks: int) -> list[float]:
-    """Tokens a second of every block, the poorest being as rich as they can be."""
+def levels(hosts: Iterable[Host], num_blocks: int, *, enough: float = float("inf")) -> list[float]:
+    """Tokens a second of every block, the poorest being as rich as they can be.
+
+    Blocks that get `enough` may get more than is said.
+    """
     land = _Land(hosts, num_blocks)
     found = [0.0] * num_blocks
     todo = [(0, len(land.points) - 1)]
@@ -35,7 +38,8 @@ def levels(hosts: Iterable[Host], num_blocks: int) -> list[float]:
         level, gaps = land.poorest(first, last)
         start, end = land.points[first], land.points[last]
         found[start:end] = [level] * (end - start)
-        todo += gaps
+        if level < enough:
+            todo += gaps
     return found
 
 

@@ -16,8 +16,9 @@ from functools import cached_property
 from statistics import median
 from typing import NamedTuple
 
+from shared.arrangement import edges_of
 from shared.flow import Host, bound, levels, throughput
-from shared.rearranging import best_starts, edges_of, rearrange
+from shared.rearranging import best_starts, rearrange
 from shared.swarm import Announcement, PeerId, Span, SwarmView
 
 ENOUGH = 0.97
@@ -68,7 +69,14 @@ class Survey:
         """What should change, if anything: the same for all who see the same."""
         if self.is_good_enough or not self.bound:
             return {}
-        moves = rearrange(self.hosts, self.num_blocks, self.bound)
+        needed = [i for i, hosting in enumerate(self.hostings) if hosting.worker in self.needed]
+        moves = rearrange(
+            self.hosts,
+            self.num_blocks,
+            self.bound,
+            fixed=() if self.is_out else needed,
+            is_out=self.is_out,
+        )
         return {self.hostings[index].worker: span for index, span in moves.items()}
 
     @cached_property
@@ -94,13 +102,19 @@ class Survey:
                     counts[block] += 1
         return counts
 
-    def is_needed(self, worker: PeerId) -> bool:
-        """Whether some block would have nobody who serves it now if that worker went."""
-        return any(
-            self.num_serving[block] < 2
+    @property
+    def is_out(self) -> bool:
+        """Whether some block has nobody who serves it now."""
+        return min(self.num_serving) == 0
+
+    @cached_property
+    def needed(self) -> frozenset[PeerId]:
+        """Those without whom some block would have nobody who serves it now."""
+        return frozenset(
+            hosting.worker
             for hosting in self.hostings
-            if hosting.worker == worker and hosting.is_serving
-            for block in range(hosting.host.span.start, hosting.host.span.end)
+            if hosting.is_serving
+            and min(self.num_serving[hosting.host.span.start : hosting.host.span.end]) < 2
         )
 
     @property
@@ -193,8 +207,8 @@ def should_move(
     if worker not in moves:
         return None
     is_bare = survey.throughput == 0
-    is_patient = is_bare and hole_seconds >= PATIENCE_SECONDS
-    if not is_patient and survey.is_needed(worker):
+    is_patient = survey.is_out and hole_seconds >= PATIENCE_SECONDS
+    if not is_patient and worker in survey.needed:
         return None
     after = survey.throughput_after
     lost = max(0.0, survey.throughput - min(survey.levels_without(worker))) * reload_seconds

@@ -1,30 +1,38 @@
 """Finds the few moves that make a placement better. Pure: the same hosts give the same moves.
 
-A beam search. Only hosts that touch none of the poorest blocks can make those richer by a move
-(those that touch them give them all they have), so these are tried, the most spare first; where
-they leave a gap the next move may fill it. Hosts that do not say what fits were told what to host
-and stay.
+A beam search. A step is one host that goes elsewhere or, among few hosts, two of different size or
+speed that change places. Where many hosts share the work only those that touch none of the poorest
+blocks can make those richer by a move, so these are tried, the most spare first; where they leave a
+gap the next move may fill it. Hosts that do not say what fits were told what to host and stay.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 
+from shared.arrangement import Arrangement, arranged, eased, edges_of
+from shared.dealing import MAX_DEALT, deal
 from shared.flow import Host, levels
 from shared.swarm import Span
 
-MAX_MOVES = 3
+FEW = 40
+"""Hosts up to which all of them, and exchanges, are tried."""
+MAX_STEPS = {True: 8, False: 3}
+"""Of a search among few hosts that have no bare block, and of any other."""
 BEAM = 2
 MAX_TRIED = 6
-"""Hosts tried as the next to move, for each of the arrangements looked at."""
-FEW = 100
-"""Hosts up to which partial overlaps are tried."""
+"""Hosts with the most spare: of many hosts only these are tried as the next to move."""
+MAX_PARTLY = 100
+"""Hosts up to which those with the most spare are tried partly on the poorest blocks."""
+NUM_STARTS = 2
+"""The likeliest places for a host, all of which are tried."""
 WORTH = 0.01
 """Least gain for each move, as a share of the throughput before."""
+FAIR = 0.9
+"""Share of the goal below which a swarm that is out of service is dealt anew."""
 GOOD = 0.95
 """Share of the goal from which on only single moves are looked for."""
-HOLE = 0.01
-"""A share of the goal that makes a block without hosts terribly, but not infinitely, poor."""
+LEAST_EASED = 0.01
+"""Part of the pain that a step must take away for another to be looked for."""
 ALIKE = 1e-6
 """Levels whose ratio is nearer to 1 than this are the same."""
 
@@ -32,44 +40,54 @@ Moves = dict[int, Span]
 """New spans by the index of their hosts."""
 
 
-@dataclass(frozen=True)
-class Arrangement:
-    """Hosts after some moves."""
-
-    hosts: tuple[Host, ...]
-    levels: list[float]
-    pain: float
-    moved: tuple[int, ...] = ()
-
-    @property
-    def num_bare(self) -> int:
-        """Blocks that nobody hosts."""
-        return sum(level <= 0 for level in self.levels)
-
-
-def rearrange(hosts: Sequence[Host], num_blocks: int, goal: float) -> Moves:
+def rearrange(
+    hosts: Sequence[Host],
+    num_blocks: int,
+    goal: float,
+    *,
+    fixed: Collection[int] = (),
+    is_out: bool = False,
+) -> Moves:
     """The moves worth making, nothing at all being the most usual; `goal` is the bound.
 
     Of all that were tried it is those that leave the fewest bare blocks, then give the most
-    throughput, each move costing WORTH of it.
+    throughput, each move costing WORTH of it. Hosts whose index is in `fixed` stay. With `is_out`
+    nothing is served anyway, so that all may move at once.
     """
-    found = levels(hosts, num_blocks)
-    now = Arrangement(tuple(hosts), found, pain(found, goal))
-    beam, best, best_worth = [now], now, _worth(now, goal)
-    for _ in range(MAX_MOVES):
-        tried = [after for one in beam for after in _after_one_move(one, goal)]
-        beam = sorted(tried, key=lambda one: one.pain)[:BEAM]
-        for one in beam:
-            if (worth := _worth(one, goal)) > best_worth:
-                best, best_worth = one, worth
-        if (best is not now and best.num_bare == 0) or min(now.levels) >= GOOD * goal:
+    found = _rearranged(tuple(hosts), num_blocks, goal, frozenset(fixed), is_out)
+    return dict(found)
+
+
+@lru_cache(maxsize=32)  # who looks again mostly sees the same
+def _rearranged(
+    hosts: tuple[Host, ...], num_blocks: int, goal: float, fixed: frozenset[int], is_out: bool
+) -> Moves:
+    now = arranged(hosts, num_blocks, goal)
+    stay = {*fixed, *(index for index, host in enumerate(hosts) if not host.fits)}
+    beam, best = [now], now
+    for _ in range(MAX_STEPS[len(hosts) <= FEW and not now.num_bare]):
+        following = _best_of((after for one in beam for after in _steps(one, goal, stay)), goal)
+        is_better = following and following[0].pain <= beam[0].pain * (1 - LEAST_EASED)
+        if not following or not (is_better or now.num_bare):
+            break
+        beam = following
+        best = max([best, *beam], key=lambda one: worth(one, goal))
+        if (best is not now and best.throughput >= GOOD * goal) or now.throughput >= GOOD * goal:
             break  # one step at a time: whoever looks next sees further
-    return {i: best.hosts[i].span for i in best.moved if best.hosts[i].span != hosts[i].span}
+    if is_out and not stay and len(hosts) <= MAX_DEALT and best.throughput < FAIR * goal:
+        best = max(best, deal(hosts, num_blocks, goal), key=lambda one: worth(one, goal))
+    return moves_between(now, best)
 
 
-def pain(found: Sequence[float], goal: float) -> float:
-    """How far levels are from the goal, poor blocks counting by far the most."""
-    return sum((level / goal + HOLE) ** -4 for level in found)
+def moves_between(before: Arrangement, after: Arrangement) -> Moves:
+    """What has to be done to come from one to the other."""
+    pairs = enumerate(zip(before.hosts, after.hosts, strict=True))
+    return {index: new.span for index, (old, new) in pairs if old.span != new.span}
+
+
+def worth(one: Arrangement, goal: float) -> tuple[int, float]:
+    """What arrangements that took so many moves are compared by."""
+    return (-one.num_bare, one.throughput - WORTH * goal * len(one.moved))
 
 
 def best_starts(
@@ -80,77 +98,93 @@ def best_starts(
     Among equals those that end or begin where others do: they leave no odd rest to be covered, and
     routes need fewer hops.
     """
-    best: list[int] = []
-    best_key = (float("-inf"), 0)
-    for start in range(len(found) - size + 1):
-        window = found[start : start + size]
-        eased = pain(window, goal) - pain(_filled(window, speed), goal)
-        key = (float(f"{eased:.9g}"), (start in edges) + (start + size in edges))
-        if key > best_key:
-            best, best_key = [start], key
-        elif key == best_key:
-            best.append(start)
-    return best
+    helps = eased(found, size, speed, range(len(found) - size + 1), goal)
+    keys = {
+        start: (float(f"{pain:.9g}"), (start in edges) + (start + size in edges))
+        for start, pain in helps.items()
+    }
+    most = max(keys.values())
+    return [start for start, key in keys.items() if key == most]
 
 
-def edges_of(hosts: Sequence[Host], num_blocks: int) -> frozenset[int]:
-    """Where spans begin and end."""
-    spans = [host.span for host in hosts]
-    return frozenset({0, num_blocks, *(s.start for s in spans), *(s.end for s in spans)})
+def _best_of(tried: Iterable[Arrangement], goal: float) -> list[Arrangement]:
+    """Those with the least pain, of those that are alike the first."""
+    distinct = {float(f"{one.pain:.6g}"): one for one in reversed(list(tried))}
+    return [distinct[pain] for pain in sorted(distinct)[:BEAM]]
 
 
-def _after_one_move(one: Arrangement, goal: float) -> list[Arrangement]:
-    poorest = min(one.levels) * (1 + ALIKE)
+def _steps(one: Arrangement, goal: float, stay: Collection[int]) -> Iterable[Arrangement]:
+    """All that may come next of an arrangement."""
+    poorest = one.throughput * (1 + ALIKE)
     least = [min(one.levels[host.span.start : host.span.end]) for host in one.hosts]
-    spare = [
-        index
-        for index, host in enumerate(one.hosts)
-        if host.fits and least[index] > poorest and index not in one.moved
-    ]
+    free = [index for index in range(len(one.hosts)) if index not in stay]
+    spare = [index for index in free if least[index] > poorest and index not in one.moved]
     spare.sort(key=lambda index: (-least[index], -one.hosts[index].speed, index))
-    return [_moved(one, index, goal) for index in spare[:MAX_TRIED]]
+    spare = spare[:MAX_TRIED]
+    for index in free if len(one.hosts) <= FEW else spare:
+        partly = index in spare and len(one.hosts) <= MAX_PARTLY
+        also = _overlapping(one, len(one.hosts[index].span)) if partly else ()
+        yield from _moved(one, index, goal, also)
+    if len(one.hosts) <= FEW and not one.num_bare:
+        touching = [index for index in free if least[index] <= poorest]
+        yield from _exchanged(one, touching, free, goal)
 
 
-def _moved(one: Arrangement, index: int, goal: float) -> Arrangement:
-    """What becomes of an arrangement when a host goes where that eases the most pain."""
+def _moved(one: Arrangement, index: int, goal: float, also: Iterable[int]) -> Iterable[Arrangement]:
+    """What becomes of an arrangement when a host goes where that is likely to ease pain, or to
+    one of the starts in `also`."""
     others = [*one.hosts[:index], *one.hosts[index + 1 :]]
     host, num_blocks = one.hosts[index], len(one.levels)
-    without = levels(others, num_blocks)
+    size, last = len(host.span), num_blocks - len(host.span)
     edges = edges_of(others, num_blocks)
-    likely = best_starts(without, len(host.span), host.speed, edges, goal)[0]
-    starts = {likely} if len(one.hosts) > FEW else {likely, *_overlapping(one, len(host.span))}
-    tried: list[Arrangement] = []
-    for start in sorted(starts - {host.span.start} or {likely}):
-        moved = Host(Span(start, start + len(host.span)), host.speed, host.fits)
-        hosts = (*one.hosts[:index], moved, *one.hosts[index + 1 :])
-        found = levels(hosts, num_blocks)
-        tried.append(Arrangement(hosts, found, pain(found, goal), (*one.moved, index)))
-    return min(tried, key=lambda after: after.pain)
+    starts = {min(last, edge) for edge in edges} | {max(0, edge - size) for edge in edges}
+    without = levels(others, num_blocks)
+    helps = eased(without, size, host.speed, sorted(starts - {host.span.start}), goal)
+    likely = sorted(helps, key=lambda start: -helps[start])[:NUM_STARTS]
+    for start in dict.fromkeys([*likely, *also]):
+        yield one.with_moves({index: start}, goal)
 
 
-def _overlapping(one: Arrangement, size: int) -> set[int]:
+def _overlapping(one: Arrangement, size: int) -> list[int]:
     """Starts of spans of `size` that touch some of the poorest blocks from the left or right.
 
     Where few hosts share much, half a span beside them can be worth more than all of it on them.
     """
-    poorest = min(one.levels) * (1 + ALIKE)
+    poorest = one.throughput * (1 + ALIKE)
     blocks = [block for block, level in enumerate(one.levels) if level <= poorest]
     parts = {max(1, size * quarter // 4) for quarter in range(1, 4)}
     starts = {blocks[0] - size + part for part in parts} | {blocks[-1] + 1 - part for part in parts}
-    return {start for start in starts if 0 <= start <= len(one.levels) - size}
+    return sorted(start for start in starts if 0 <= start <= len(one.levels) - size)
 
 
-def _worth(one: Arrangement, goal: float) -> tuple[int, float]:
-    return (-one.num_bare, min(one.levels) - WORTH * goal * len(one.moved))
+def _exchanged(
+    one: Arrangement, touching: Iterable[int], free: Iterable[int], goal: float
+) -> Iterable[Arrangement]:
+    """What becomes of it when a host of the poorest blocks changes places with another."""
+    done = set[frozenset[int]]()
+    for index in touching:
+        for other in free:
+            pair = frozenset({index, other})
+            if pair not in done and not _alike(one.hosts[index], one.hosts[other]):
+                done.add(pair)
+                yield from _exchange(one, index, other, goal)
 
 
-def _filled(window: Sequence[float], speed: float) -> list[float]:
-    """Levels after pouring `speed` over them: the poorest rise together, as water does."""
-    rising = sorted(window)
-    left = speed
-    for count, (low, high) in enumerate(pairwise([*rising, float("inf")]), start=1):
-        if (high - low) * count >= left:
-            surface = low + left / count
-            return [surface] * count + rising[count:]
-        left -= (high - low) * count
-    raise AssertionError("the last step is infinitely high")
+def _exchange(one: Arrangement, a: int, b: int, goal: float) -> Iterable[Arrangement]:
+    """Each begins where the other began, or ends where it ended."""
+    host, other, num_blocks = one.hosts[a], one.hosts[b], len(one.levels)
+    size, size_of_other = len(host.span), len(other.span)
+    starts = {(other.span.start, host.span.start)}
+    starts.add((other.span.end - size, host.span.end - size_of_other))
+    for start, start_of_other in sorted(starts):
+        start = min(max(0, start), num_blocks - size)
+        start_of_other = min(max(0, start_of_other), num_blocks - size_of_other)
+        yield one.with_moves({a: start, b: start_of_other}, goal)
+
+
+def _alike(host: Host, other: Host) -> bool:
+    """Whether an exchange would change nothing."""
+    return host.span == other.span or (len(host.span), host.speed) == (
+        len(other.span),
+        other.speed,
+    )
