@@ -30,7 +30,7 @@ demo: $(installed) ## a swarm here: asks one question, then serves until Ctrl-C 
 	@exec $(bin)/brigade up --ask "What is Bucket Brigade?" $(ARGS)
 
 test: $(installed) ## run all tests (ARGS="-k name" for some of them)
-	$(bin)/python -m pytest $(ARGS)
+	$(bin)/python -m pytest $(or $(ARGS),-n 2 --no-loadscope-reorder)
 
 clients: $(installed) ## other makers' clients, brought here, against a real swarm
 	tests/clients/bring .clients $(bin)/python
