@@ -38,6 +38,7 @@ from gateway.settings import GatewaySettings
 from gateway.steady_store import SteadyStore
 from gateway.store import MemoryStore, Store, StoreError
 from gateway.text import ChatText
+from shared.absence import Absence
 from shared.discovery.kademlia import KademliaDirectory
 from shared.discovery.multiaddrs import tcp_address
 from shared.discovery.sealed import directory_of
@@ -250,11 +251,12 @@ async def _links(
     secret: SwarmSecret | None,
 ) -> AsyncGenerator[Links]:
     """The view of one model's workers, and links to them."""
-    watcher = Watcher(
-        directory_of(directory, secret, identity),
-        topic_of(settings.swarm, spec.name, spec.revision),
-    )
+    listed = directory_of(directory, secret, identity)
+    watcher = Watcher(listed, topic_of(settings.swarm, spec.name, spec.revision))
     await watcher.start()
+    absence = Absence(
+        listed, spec, settings.swarm, secret is not None, known_peers=directory.known_peers
+    )
     reach = reach_of(settings.reach, settings.join)
     links = Links(
         identity,
@@ -264,12 +266,16 @@ async def _links(
         reach=reach,
         settle_seconds=SETTLE_SECONDS,
     )
-    keeper = asyncio.create_task(links.keep_linked())
+    keepers = [
+        asyncio.create_task(links.keep_linked()),
+        asyncio.create_task(absence.watch(watcher)),
+    ]
     try:
         yield links
     finally:
-        keeper.cancel()
-        await asyncio.gather(keeper, return_exceptions=True)
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
         await links.close()
         await watcher.stop()
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
+from shared.absence import Absence
 from shared.commands import Addresses, OptionalPath
 from shared.discovery.kademlia import KademliaDirectory
 from shared.discovery.sealed import directory_of
@@ -41,6 +42,7 @@ class Observer:
     spec: ModelSpec
     watcher: Watcher
     directory: KademliaDirectory
+    absence: Absence
 
     @property
     def view(self) -> SwarmView:
@@ -77,13 +79,14 @@ async def observing(settings: ObserverSettings) -> AsyncGenerator[Observer]:
                 f"no node of the swarm answers at {', '.join(settings.join)}; see whether it runs "
                 "and can be reached from here, e.g. with: brigade doctor --join ADDRESS"
             )
-        watcher = Watcher(
-            directory_of(directory, secret, identity),
-            topic_of(settings.swarm, spec.name, spec.revision),
-        )
+        listed = directory_of(directory, secret, identity)
+        watcher = Watcher(listed, topic_of(settings.swarm, spec.name, spec.revision))
         await watcher.start()
         try:
-            yield Observer(spec, watcher, directory)
+            absence = Absence(
+                listed, spec, settings.swarm, secret is not None, known_peers=directory.known_peers
+            )
+            yield Observer(spec, watcher, directory, absence)
         finally:
             await watcher.stop()
     finally:

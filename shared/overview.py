@@ -53,6 +53,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     coverage: tuple[int, ...]
     uncovered: tuple[str, ...]
     complete: bool
+    hint: str = ""
+    """Why there are no workers, if there are none and that is known."""
 
 
 def of_view(spec: ModelSpec, view: SwarmView, *, expires_in: Callable[[PeerId], float]) -> Overview:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sys
 
 from pydantic import Field
 
@@ -53,6 +54,8 @@ async def _look(settings: PlanSettings) -> str:
             lambda view: not uncovered((one.span for one in view.values()), whole),
             seconds=settings.wait_seconds,
         )
+        if not observer.view:
+            print(f"brigade plan: {await observer.absence.explained()}", file=sys.stderr)
         return planned(observer.view, whole.end, settings)
 
 

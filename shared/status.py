@@ -142,7 +142,10 @@ async def _looker(settings: StatusSettings) -> AsyncGenerator[Look]:
 
 
 async def _seen(observer: Observer) -> Overview:
-    return overview_of(observer)
+    overview = overview_of(observer)
+    if overview.workers:
+        return overview
+    return msgspec.structs.replace(overview, hint=await observer.absence.explained())
 
 
 def overview_of(observer: Observer) -> Overview:

@@ -37,7 +37,7 @@ def table_of(overview: Overview, *, max_rows: int = 100_000) -> RenderableType:
         table.add_row(*map(Text, cells), _notes(worker))
     hidden = len(overview.workers) - max_rows
     more = [Text(f"and {hidden} more", style="dim")] if hidden > 0 else []
-    below = [table, *more] if overview.workers else [Text(NOBODY)]
+    below = [table, *more] if overview.workers else [Text(printable(overview.hint, 1000) or NOBODY)]
     return Group(_headline(overview), coverage_line(overview.coverage), *below)
 
 

@@ -116,6 +116,8 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     """The blocks it is about to host. With `leaving` it drains or loads and serves nobody new."""
     intends: bool = False
     """Whether `next_span` is a mere intention, which those whose ids come before need not heed."""
+    entry_of: Annotated[str, msgspec.Meta(max_length=400)] = ""
+    """MODEL@REVISION in an entry of the swarm's catalogue; see shared/catalogue.py."""
     certificate: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
     """The SHA-256 of the TLS certificate at a wss:// `url`; none where an authority vouches."""
     sealed: Annotated[bytes, msgspec.Meta(max_length=3072)] = b""

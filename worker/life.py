@@ -19,10 +19,11 @@ from shared.secret import SwarmSecret
 from shared.state_file import write_state
 from shared.swarm import ModelSpec, Span
 from worker.hosting import hosted_span
-from worker.loading import Loaded, load, say
+from worker.loading import Loaded, load
 from worker.node import Node
 from worker.placing import Place
 from worker.room import Room, measure_room
+from worker.saying import say
 from worker.settings import WorkerSettings
 
 T = TypeVar("T")

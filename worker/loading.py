@@ -15,6 +15,7 @@ from worker.kv_cache import PAGE_TOKENS, KvCache
 from worker.mapped_memory import forget_code, trim
 from worker.measuring import measure_pace
 from worker.progress import shown
+from worker.saying import say
 from worker.settings import WorkerSettings
 from worker.span_model import SpanModel
 from worker.weights import load_span
@@ -74,8 +75,3 @@ def load(settings: WorkerSettings, span: Span) -> Loaded:
     trim()
     forget_code()
     return Loaded(spec, model, pages, grammars, cache, pace)
-
-
-def say(text: str) -> None:
-    """Tell the volunteer."""
-    print(f"worker: {text}", flush=True)

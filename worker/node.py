@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 import structlog
 from websockets.asyncio.server import Server
 
+from shared.catalogue import ENTRY_SECONDS, entry
 from shared.discovery.directory import Directory
 from shared.discovery.multiaddrs import reachable_host
 from shared.errors import BrigadeError, ConfigError, RecordError
@@ -127,6 +128,7 @@ class Node:
             ]
             stack.push_async_callback(_cancel, loops)
             await self._announce(directory)
+            loops.append(asyncio.create_task(self._keep_listed(directory)))
             on_ready()
             await stop.wait()
             await self._leave(directory)
@@ -143,6 +145,7 @@ class Node:
         self._server.sessions.is_draining = True
         self._server.tell_gateways()
         await self._announce(directory)
+        await self._list(directory)
         deadline = time.monotonic() + self._settings.grace_seconds
         while self._server.is_needed and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(LEAVE_POLL_SECONDS)
@@ -185,6 +188,18 @@ class Node:
 
     async def _measure(self) -> None:
         self.speed.measure(_speed_of(self._engine.pacer.pace))
+
+    async def _keep_listed(self, directory: Directory) -> None:
+        await self._list(directory)
+        await every(ENTRY_SECONDS, lambda: self._list(directory))
+
+    async def _list(self, directory: Directory) -> None:
+        """Put an entry into the swarm's catalogue of models."""
+        listed = entry(self.announcement())
+        try:
+            await directory.announce(listed.topic, sign_announcement(self._identity, listed))
+        except BrigadeError as error:
+            log.debug("entry_failed", error=str(error))
 
     async def _announce(self, directory: Directory) -> None:
         announcement = self.announcement()

@@ -20,9 +20,9 @@ from shared.identity import Identity
 from shared.placement import Choice, Survey, choose_span, should_move, survey
 from shared.records import sign_announcement
 from shared.swarm import Announcement, ModelSpec, PeerId, Span, SwarmView, topic_of
-from worker.loading import say
 from worker.node import Node, every
 from worker.room import Room
+from worker.saying import say
 from worker.settings import WorkerSettings
 from worker.steady import SteadySpeed
 

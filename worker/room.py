@@ -18,9 +18,9 @@ from worker.capacity import (
 )
 from worker.fetch import fetch_span
 from worker.kv_cache import PAGE_TOKENS
-from worker.loading import say
 from worker.measuring import measure_pace
 from worker.progress import shown
+from worker.saying import say
 from worker.settings import WorkerSettings
 from worker.span_model import SpanModel
 from worker.weights import load_span

@@ -22,7 +22,10 @@ class WorkerSettings(BaseSettings):
 
     model_config = settings_config("WORKER_")
 
-    model: str = Field("", description="model directory or OWNER/NAME[@REVISION]; empty = bundled")
+    model: str = Field(
+        "",
+        description="directory or OWNER/NAME[@REVISION]; empty = one JOIN's swarm has, or bundled",
+    )
     model_name: str = Field("", description="name it is served under; empty = the directory's name")
     blocks: str = Field(
         "",

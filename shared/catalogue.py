@@ -1,0 +1,77 @@
+"""What models a swarm has, and how each is hosted. Pure but for looking.
+
+Workers are listed under topics that only who knows a model's revision can name. So each also puts
+an entry into the swarm's catalogue, one topic for all, rarely and for long: for whoever comes
+without a model, or with one that nobody here has.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from shared.discovery.directory import Directory
+from shared.errors import RecordError
+from shared.records import validate
+from shared.swarm import Announcement, PeerId, SwarmView, topic_of
+
+ENTRY_SECONDS = 30.0
+"""Time between two entries of a worker."""
+LEASE_SECONDS = 90.0
+
+Catalogue = Mapping[str, SwarmView]
+"""The workers of each MODEL@REVISION."""
+
+
+def catalogue_topic(swarm: str) -> str:
+    """Where entries are."""
+    return topic_of(swarm, "", "")
+
+
+def entry(announcement: Announcement) -> Announcement:
+    """What a worker puts into the catalogue: what it announces, under another topic."""
+    return msgspec.structs.replace(
+        announcement,
+        model="",
+        revision="",
+        entry_of=f"{announcement.model}@{announcement.revision}",
+        lease_seconds=LEASE_SECONDS,
+    )
+
+
+async def read_catalogue(directory: Directory, swarm: str, *, now: float) -> Catalogue:
+    """All entries there are. Raises PeerUnreachable when nobody can be asked."""
+    topic = catalogue_topic(swarm)
+    found: dict[str, dict[PeerId, Announcement]] = {}
+    for sighting in await directory.lookup(topic):
+        try:
+            read = validate(sighting.record, topic=topic, now=now)
+        except RecordError:
+            continue  # a forgery says nothing of models
+        name, _, revision = read.entry_of.rpartition("@")
+        if name and read.entry_of.isprintable() and not (read.leaving and read.next_span is None):
+            read = msgspec.structs.replace(read, model=name, revision=revision)
+            found.setdefault(read.entry_of, {})[read.worker] = read
+    return found
+
+
+def why_nobody(
+    catalogue: Catalogue, *, swarm: str, model: str, revision: str, is_private: bool
+) -> str:
+    """Why no worker of a model is seen, as far as the catalogue tells, and what to compare."""
+    wanted = f"{model}@{revision}"
+    if wanted in catalogue:
+        return f"{len(catalogue[wanted])} workers of {wanted} are coming or going"
+    others = sorted(key.rpartition("@")[2] for key in catalogue if key.rpartition("@")[0] == model)
+    if others:
+        return (
+            f"the workers of {model} have revision {', '.join(others[:3])}, not {revision}: config "
+            "and tokenizer files must be the same here and there, or both name OWNER/NAME@REVISION"
+        )
+    if catalogue:
+        names = ", ".join(sorted(catalogue)[:5])
+        return f"swarm {swarm!r} hosts {names}, not {wanted}: compare --model and --model-name"
+    secret = "its secret is another" if is_private else "it is private, and there is no secret here"
+    return (
+        f"nobody announces any model in swarm {swarm!r}: there is no worker yet, or the swarm "
+        f"is called otherwise (--swarm), or {secret} (--swarm-secret-file, BRIGADE_SWARM_SECRET)"
+    )

@@ -1,0 +1,100 @@
+"""Which of a swarm's models a worker that was told none should help with.
+
+What nobody can use yet for want of a few blocks comes first, then what is slowest.
+"""
+
+import asyncio
+import time
+
+from shared.catalogue import Catalogue, read_catalogue
+from shared.discovery.kademlia import KademliaDirectory
+from shared.discovery.sealed import directory_of
+from shared.errors import ConfigError, PeerUnreachable
+from shared.hub import HubModel
+from shared.identity import Identity
+from shared.model_files import BUNDLED, BUNDLED_NAME, revision_of
+from shared.placement import survey
+from shared.secret import SwarmSecret
+from shared.swarm import SwarmView
+from worker.saying import say
+from worker.settings import WorkerSettings
+
+LOOK_SECONDS = 1.0
+MAX_NAMED = 5
+"""Models named in one sentence: strangers may list any number."""
+
+
+def with_model(settings: WorkerSettings) -> WorkerSettings:
+    """The settings with a model the swarm needs help with, unless they name one.
+
+    Raises ConfigError when there are models and none that can be had.
+    """
+    if settings.model or settings.model_name or settings.blocks or not settings.join:
+        return settings
+    catalogue = asyncio.run(_looked_at(settings))
+    if not catalogue:
+        say(f"sees no worker of any model in swarm {settings.swarm!r}; takes {BUNDLED_NAME}")
+        return settings
+    order = by_need(catalogue)
+    for key in order:
+        source = source_of(key)
+        if source is not None:
+            say(f"sees {_few(order)}; {key} needs help most: {state_of(catalogue[key])}")
+            return settings.model_copy(update={"model": source})
+    raise ConfigError(
+        f"swarm {settings.swarm!r} has {_few(order)}, and none of them is on the hub: give "
+        "--model the folder of one"
+    )
+
+
+def by_need(catalogue: Catalogue) -> list[str]:
+    """The models, the one that needs help most first."""
+    return sorted(catalogue, key=lambda key: (*_state(catalogue[key]), key))
+
+
+def state_of(view: SwarmView) -> str:
+    """How a model fares, in words."""
+    throughput, num_bare = _state(view)
+    return f"nobody hosts {num_bare} of its blocks" if num_bare else f"{throughput:.1f} tokens/s"
+
+
+def source_of(key: str) -> str | None:
+    """What --model would be for MODEL@REVISION; None for what cannot be had by its name."""
+    name, _, revision = key.rpartition("@")
+    if name == BUNDLED_NAME and revision == revision_of(BUNDLED):
+        return ""
+    return key if HubModel.parse(name) else None
+
+
+def _few(keys: list[str]) -> str:
+    rest = len(keys) - MAX_NAMED
+    return ", ".join(keys[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _state(view: SwarmView) -> tuple[float, int]:
+    """The tokens a second there are, and how many blocks nobody hosts."""
+    num_blocks = max(worker.num_blocks for worker in view.values())
+    seen = survey(view, num_blocks)
+    return seen.throughput, sum(level <= 0 for level in seen.levels)
+
+
+async def _looked_at(settings: WorkerSettings) -> Catalogue:
+    say(f"was given no --model; looks for {settings.settle_seconds:g} s at what the swarm hosts")
+    identity = Identity.create()
+    directory = KademliaDirectory(identity, join=settings.join, server=False)
+    secret = SwarmSecret.load(settings.swarm_secret_file, settings.swarm)
+    await directory.start()
+    try:
+        listed = directory_of(directory, secret, identity)
+        deadline = time.monotonic() + settings.settle_seconds
+        while True:
+            try:
+                catalogue = await read_catalogue(listed, settings.swarm, now=time.time())
+            except PeerUnreachable as error:
+                say(f"nobody can be asked yet: {error}")
+                catalogue = {}
+            if catalogue or time.monotonic() > deadline:
+                return catalogue
+            await asyncio.sleep(LOOK_SECONDS)
+    finally:
+        await directory.stop()
