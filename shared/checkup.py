@@ -4,7 +4,7 @@ import asyncio
 import resource
 import stat
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import cast
@@ -25,7 +25,8 @@ from shared.errors import BrigadeError, ConfigError
 from shared.findings import Finding
 from shared.identity import Identity
 from shared.model_files import hub_model, locate, name_of, read_spec
-from shared.swarm import topic_of
+from shared.secret import SwarmSecret
+from shared.swarm import ModelSpec
 
 CHECKUPS = "brigade.checkups"
 DISTRIBUTION = "bucket-brigade"
@@ -222,38 +223,50 @@ async def join(role: str, settings: DoctorSettings) -> list[Finding]:
 
 
 async def swarm(settings: DoctorSettings) -> list[Finding]:
-    """The clock, and whether the workers can be dialled."""
-    topics = _topics(settings) if settings.join else []
+    """The secret, the workers and whether they can be dialled, and the clock."""
     found: list[Finding] = []
-    for topic in topics:
+    secret: SwarmSecret | None = None
+    if isinstance(settings, ServesModels):
         try:
-            sightings, at = await probes.look(settings.join, topic)
+            secret = SwarmSecret.load(settings.swarm_secret_file, settings.swarm)
+        except ConfigError as error:
+            return [findings.of_secret(str(error), is_private=True), *await _clock([])]
+        found.append(findings.of_secret("", is_private=secret is not None))
+    for spec in _specs(settings) if settings.join else []:
+        try:
+            sightings, at, hint = await probes.look(
+                settings.join, settings.swarm, spec, secret=secret
+            )
         except ConfigError:
             break  # said of --join already
         urls = sorted({worker.url for worker, _ in sightings})[: probes.MAX_DIALLED]
         answers = await asyncio.gather(*map(probes.answers, urls))
         dead = [url for url, answer in zip(urls, answers, strict=True) if not answer]
-        found.append(findings.of_workers(len(urls) - len(dead), dead))
+        found.append(findings.of_workers(len(urls) - len(dead), dead, hint))
         skew = findings.skew_of(sightings, at)
         if skew is not None and not any(one.check == "clock" for one in found):
             found.append(findings.of_skew(skew, "the swarm's workers"))
+    return [*found, *await _clock(found)]
+
+
+async def _clock(found: Iterable[Finding]) -> list[Finding]:
+    """By a time server, unless something better has told."""
     if any(one.check == "clock" for one in found):
-        return found
+        return []
     skew = await asyncio.to_thread(probes.ntp_skew)
-    return [*found, findings.of_skew(skew, probes.NTP_SERVER[0])]
+    return [findings.of_skew(skew, probes.NTP_SERVER[0])]
 
 
-def _topics(settings: DoctorSettings) -> list[str]:
-    """Where the workers of the models are listed; none for a model that does not read."""
+def _specs(settings: DoctorSettings) -> list[ModelSpec]:
+    """The models to be served; none for one that does not read."""
     if not isinstance(settings, ServesModels):
         return []
-    topics: list[str] = []
+    specs: list[ModelSpec] = []
     wanted = settings.model or [""]
     names = settings.model_name or [name_of(model) for model in wanted]
     for model, name in zip(wanted, names, strict=False):
         try:
-            spec = read_spec(locate(model), name)
+            specs.append(read_spec(locate(model), name))
         except BrigadeError:
             continue  # said of --model already
-        topics.append(topic_of(settings.swarm, spec.name, spec.revision))
-    return topics
+    return specs

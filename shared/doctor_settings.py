@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shared.commands import Addresses, FilePath, Names, settings_config
+from shared.commands import Addresses, FilePath, Names, OptionalPath, settings_config
 
 
 class DoctorSettings(BaseSettings):
@@ -24,6 +24,9 @@ class ServesModels(DoctorSettings):
 
     model: Names = Field([], description="models to be served; empty = bundled")
     model_name: Names = Field([], description="names they are served under; empty = their own")
+    swarm_secret_file: OptionalPath = Field(
+        None, description="file of a private swarm's secret; empty = BRIGADE_SWARM_SECRET, if any"
+    )
 
 
 class WorkerDoctor(ServesModels):

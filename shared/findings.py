@@ -165,13 +165,26 @@ def of_members(address: str, num_known: int) -> Finding:
     )
 
 
-def of_workers(reached: int, unreached: Sequence[str]) -> Finding:
-    """Whether the swarm's workers can be dialled from here, as neighbours on a route must be."""
+def of_secret(problem_with_it: str, *, is_private: bool) -> Finding:
+    """Whether the swarm's secret can be used, if there is one."""
+    if problem_with_it:
+        remedy = "correct --swarm-secret-file or BRIGADE_SWARM_SECRET"
+        return problem("secret", problem_with_it, remedy)
+    return ok(
+        "secret", "there is one: the swarm is private" if is_private else "none: anybody may join"
+    )
+
+
+def of_workers(reached: int, unreached: Sequence[str], hint: str = "") -> Finding:
+    """Whether the swarm's workers can be dialled from here, as neighbours on a route must be.
+
+    `hint` says why there may be none.
+    """
     total = reached + len(unreached)
     if not total:
         return warning(
             "workers",
-            "none is announced for this model under this swarm's name",
+            hint or "none is announced for this model under this swarm's name",
             "compare --swarm, --model and --model-name with those of others, unless this is the "
             "first worker",
         )

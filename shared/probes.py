@@ -16,12 +16,15 @@ from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 
+from shared.absence import Absence
 from shared.discovery.directory import Sighting
 from shared.discovery.kademlia import KademliaDirectory
+from shared.discovery.sealed import directory_of
 from shared.errors import PeerUnreachable, RecordError
 from shared.identity import Identity
 from shared.records import open_record
-from shared.swarm import Announcement
+from shared.secret import SwarmSecret
+from shared.swarm import Announcement, ModelSpec, topic_of
 
 NTP_SERVER = ("pool.ntp.org", 123)
 NTP_EPOCH_SECONDS = 2_208_988_800
@@ -134,27 +137,39 @@ async def known_at(address: str) -> int:
 
 
 class Seen(NamedTuple):
-    """Announcements, each with the seconds it is still believed, and our clock at that moment."""
+    """Announcements, each with the seconds it is still believed, and our clock at that moment.
+
+    When there are none, `hint` says what may be the reason.
+    """
 
     sightings: list[tuple[Announcement, float]]
     at: float
+    hint: str = ""
 
 
-async def look(join: Sequence[str], topic: str) -> Seen:
-    """What is announced under a topic."""
-    directory = KademliaDirectory(Identity.create(), join=join, server=False)
+async def look(
+    join: Sequence[str], swarm: str, spec: ModelSpec, *, secret: SwarmSecret | None = None
+) -> Seen:
+    """What the workers of a model announce."""
+    topic = topic_of(swarm, spec.name, spec.revision)
+    identity = Identity.create()
+    directory = KademliaDirectory(identity, join=join, server=False)
+    listed = directory_of(directory, secret, identity)
     await directory.start()
     try:
         for _ in range(NUM_LOOKS):
             with suppress(PeerUnreachable):
-                if sightings := await directory.lookup(topic):
+                if sightings := await listed.lookup(topic):
                     at = time.time()
                     opened = [one for one in map(_opened, sightings) if one]
                     return Seen([one for one in opened if one[0].topic == topic], at)
             await asyncio.sleep(LOOK_SECONDS)
+        absence = Absence(
+            listed, spec, swarm, secret is not None, known_peers=directory.known_peers
+        )
+        return Seen([], time.time(), await absence.explained())
     finally:
         await directory.stop()
-    return Seen([], time.time())
 
 
 def _opened(sighting: Sighting) -> tuple[Announcement, float] | None:
