@@ -3,7 +3,8 @@
 Three worker processes with the real server, sessions, engine thread and links, and a model that
 returns zeros at once; decode steps of 4,096 bfloat16 values, one stream. A step of N hops takes
 N+1 trips, so the cost of a hop is the difference between routes of three hops and of one, by
-two. `python -m tests.bench.hop`
+two: with links in the clear, under TLS, and under TLS when each step begins a session of its own,
+whose grants are checked on every hop. `python -m tests.bench.hop`
 """
 
 import argparse
@@ -18,12 +19,21 @@ from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
+
 from shared import logs
 from tests.bench.tables import show
 
 HIDDEN_SIZE = 4096
 NUM_BLOCKS = 3
 SWARM = "bench"
+ANSWER_SECONDS = 10.0
+CASES = (
+    ("in the clear", False, False),
+    ("TLS", True, False),
+    ("TLS, a session's first step", True, True),
+)
+"""What to call it, whether under TLS, and whether each step begins a session."""
 
 
 class IdleModel:
@@ -44,15 +54,13 @@ class IdleModel:
         return torch.zeros(len(inputs), HIDDEN_SIZE, dtype=torch.bfloat16)
 
 
-def worker(pipe: Connection) -> None:
+def worker(pipe: Connection, has_tls: bool) -> None:
     """A worker process: sends its signed announcement, then serves until killed."""
     logs.set_up("warning")
-    from websockets.asyncio.server import serve
-
     from shared.identity import Identity
     from shared.records import sign_announcement
     from shared.swarm import Announcement, Span
-    from shared.wire.link import SOCKET_OPTIONS
+    from shared.wire.certificate import Certificate
     from worker.engine import Engine
     from worker.server import WorkerServer
     from worker.sessions import Sessions
@@ -67,7 +75,8 @@ def worker(pipe: Connection) -> None:
         )
         server = WorkerServer(identity, SWARM, shape=model, sessions=sessions, engine=engine)
         engine.start()
-        async with serve(server.pool.accept, "127.0.0.1", 0, **SOCKET_OPTIONS) as listener:
+        certificate = Certificate.create() if has_tls else None
+        async with await server.pool.listen("127.0.0.1", 0, certificate=certificate) as listener:
             port = next(iter(listener.sockets)).getsockname()[1]
             announcement = Announcement(
                 worker=identity.peer,
@@ -76,26 +85,31 @@ def worker(pipe: Connection) -> None:
                 revision="r",
                 span=span,
                 num_blocks=NUM_BLOCKS,
-                url=f"ws://127.0.0.1:{port}",
+                url=f"{'wss' if has_tls else 'ws'}://127.0.0.1:{port}",
                 dtype="bfloat16",
                 sequence=1,
                 issued_at=time.time(),
                 lease_seconds=60,
+                certificate=certificate.fingerprint if certificate else b"",
             )
-            pipe.send(
-                (announcement.worker, announcement.url, sign_announcement(identity, announcement))
-            )
+            pipe.send((announcement, sign_announcement(identity, announcement)))
             await asyncio.Event().wait()
 
     asyncio.run(main())
 
 
-async def trips(workers: list[tuple[Any, str, bytes]], num_hops: int, steps: int) -> list[float]:
-    """Seconds from sending a decode step to its token, for each of `steps`."""
+async def trips(
+    workers: list[tuple[Any, bytes]], num_hops: int, steps: int, *, begins: bool
+) -> list[float]:
+    """Seconds from sending a decode step to its token, for each of `steps`.
+
+    With `begins` each is the first step of a session, the last having been closed.
+    """
+    from shared.grants import grant
     from shared.identity import Identity
-    from shared.swarm import Hop, Span
+    from shared.swarm import Hop, SessionId, Span
     from shared.wire.link import LinkPool
-    from shared.wire.messages import Introduce, Step, Tokens
+    from shared.wire.messages import Close, Introduce, Step, Tokens
 
     arrived: asyncio.Queue[Tokens] = asyncio.Queue()
 
@@ -107,22 +121,26 @@ async def trips(workers: list[tuple[Any, str, bytes]], num_hops: int, steps: int
     pool = LinkPool(identity, SWARM, on_frame=on_frame)
     edges = [0, *range(NUM_BLOCKS - num_hops + 1, NUM_BLOCKS + 1)]
     hops = tuple(
-        Hop(peer, Span(start, end))
-        for (peer, _, _), start, end in zip(workers, edges, edges[1:], strict=False)
+        Hop(one.worker, Span(start, end))
+        for (one, _), start, end in zip(workers, edges, edges[1:], strict=False)
     )
-    for peer, url, _ in workers:
-        link = await pool.connect(peer, url)
-        link.post(Introduce(tuple(record for _, _, record in workers)))
-    first = await pool.connect(workers[0][0], workers[0][1])
+    links = [await pool.connect(one.worker, one.url, one.certificate) for one, _ in workers]
+    for link in links:
+        link.post(Introduce(tuple(record for _, record in workers)))
     payload = array("i", [1]).tobytes()
-    session, seconds = os.urandom(16), []
-    for position in range(steps):
+    session, position, grants, seconds = SessionId(b""), 0, (), list[float]()
+    for number in range(steps):
+        if begins or not number:
+            for link in links if number else ():
+                link.post(Close(session))
+            session, position = SessionId(os.urandom(16)), 0
+            grants = tuple(grant(identity, session, hop.worker) for hop in hops)
         started = time.perf_counter()
-        first.post(
-            Step(session, 1, identity.peer, position, 1, hops, "int32", (position,)), payload
-        )
-        await arrived.get()
+        step = Step(session, 1, identity.peer, position, 1, hops, "int32", (position,))
+        links[0].post(msgspec.structs.replace(step, grants=grants), payload)
+        await asyncio.wait_for(arrived.get(), ANSWER_SECONDS)
         seconds.append(time.perf_counter() - started)
+        position += 1
     await pool.close()
     return seconds[steps // 10 :]
 
@@ -133,32 +151,37 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     logs.set_up("warning")
+    rows = [
+        [name, *(f"{1000 * f(hops):.2f}" for f in (statistics.median, min, max))]
+        for name, has_tls, begins in CASES
+        for hops in [cost_of_a_hop(options.steps, options.rounds, has_tls, begins)]
+    ]
+    show(
+        f"one more hop of a step without compute, {HIDDEN_SIZE} bfloat16 values, milliseconds",
+        ["", "median", "best", "worst"],
+        rows,
+    )
+
+
+def cost_of_a_hop(steps: int, rounds: int, has_tls: bool, begins: bool) -> list[float]:
+    """Seconds, for each round."""
     context = multiprocessing.get_context("spawn")
     running = [SimpleNamespace(pipes=context.Pipe()) for _ in range(3)]
     for entry in running:
-        entry.process = context.Process(target=worker, args=(entry.pipes[1],), daemon=True)
+        arguments = (entry.pipes[1], has_tls)
+        entry.process = context.Process(target=worker, args=arguments, daemon=True)
         entry.process.start()
-    workers = [entry.pipes[0].recv() for entry in running]
-    rounds: dict[int, list[float]] = {1: [], 3: []}
-    for _ in range(options.rounds):
-        for num_hops, medians in rounds.items():
-            seconds = asyncio.run(trips(workers, num_hops, options.steps))
-            medians.append(statistics.median(seconds))
-    hops = [(three - one) / 2 for one, three in zip(rounds[1], rounds[3], strict=True)]
-    show(
-        f"a decode step without compute, {HIDDEN_SIZE} bfloat16 values, milliseconds",
-        ["", "median", "best", "worst"],
-        [
-            [name, *(f"{1000 * f(values):.2f}" for f in (statistics.median, min, max))]
-            for name, values in (
-                ("there and back, 1 hop", rounds[1]),
-                ("there and back, 3 hops", rounds[3]),
-                ("one more hop", hops),
-            )
-        ],
-    )
-    for entry in running:
-        entry.process.kill()
+    try:
+        workers = [entry.pipes[0].recv() for entry in running]
+        medians: dict[int, list[float]] = {1: [], 3: []}
+        for _ in range(rounds):
+            for num_hops, found in medians.items():
+                seconds = asyncio.run(trips(workers, num_hops, steps, begins=begins))
+                found.append(statistics.median(seconds))
+        return [(three - one) / 2 for one, three in zip(medians[1], medians[3], strict=True)]
+    finally:
+        for entry in running:
+            entry.process.kill()
 
 
 if __name__ == "__main__":
