@@ -204,8 +204,11 @@ class Links:
 
     async def _try_to_connect(self, worker: PeerId) -> None:
         try:
-            with suppress(PeerUnreachable):
-                await self._connect(worker)
+            await self._connect(worker)
+        except PeerUnreachable:
+            pass  # told by then
+        except Exception:  # the outermost: one strange worker must not end all dialling
+            log.exception("dial_failed", worker=worker)
         finally:
             self._dialling.discard(worker)
 

@@ -131,3 +131,28 @@ async def test_a_view_is_laid_out_once_for_all_who_plan():
         assert ours.roster(SPEC.num_blocks) is first
         ours.watcher.lost(workers[0].peer)
         assert ours.roster(SPEC.num_blocks) is not first
+
+
+async def test_a_dial_that_fails_as_nobody_foresaw_does_not_end_dialling(monkeypatch):
+    directory = MemoryDirectory(time.monotonic)
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            worker = await stack.enter_async_context(ScriptedWorker(Span(0, 4)).serving())
+            await worker.announce(directory)
+        ours, tried = links(directory), list[str]()
+        stack.push_async_callback(ours.close)
+        await ours.watcher.refresh()
+
+        async def connect(worker: PeerId) -> None:
+            tried.append(worker)
+            raise RuntimeError(worker)
+
+        monkeypatch.setattr(ours, "_connect", connect)
+        keeper = asyncio.create_task(ours.keep_linked())
+        async with asyncio.timeout(5):
+            while len(tried) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
+        assert not keeper.done()
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
