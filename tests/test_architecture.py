@@ -16,6 +16,7 @@ TORCH_MODULES = (
         for name in (
             "checkup",
             "fused_qkv",
+            "lean_torch",
             "mapped_memory",
             "measuring",
             "outcomes",

@@ -33,7 +33,10 @@ def main(argv: list[str]) -> int:
     # Read by OpenMP when torch is imported: threads that spin between steps starve the neighbours
     # on a shared machine (median step 67-205 ms against 433-445 ms under contention).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from worker.life import live  # imports torch
+    from worker.lean_torch import leave_out_the_compiler  # imports torch
+
+    leave_out_the_compiler()
+    from worker.life import live  # imports transformers
 
     live(settings, spec)
     return 0
