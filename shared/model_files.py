@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,10 @@ _REVISION_FILES = ("config.json", "tokenizer.json", "model.safetensors.index.jso
 _NUM_BLOCKS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _HIDDEN_SIZE = ("hidden_size", "n_embd", "d_model")
 _MAX_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+
+_CHANGING = ("longrope", "su")
+"""Rotary embeddings that begin to turn at other frequencies, for the text before too, once a text
+is longer than those the model was first trained on."""
 
 
 def locate(model: str) -> Path:
@@ -72,11 +77,34 @@ def read_spec(directory: Path, name: str) -> ModelSpec:
         num_blocks=_number(directory, text, _NUM_BLOCKS),
         hidden_size=_number(directory, text, _HIDDEN_SIZE),
         vocab_size=_number(directory, text, ("vocab_size",)),
-        max_positions=_number(directory, text, _MAX_POSITIONS, default=2048),
+        max_positions=unchanging_positions(
+            text, _number(directory, text, _MAX_POSITIONS, default=2048)
+        ),
     )
     if spec.num_blocks > MAX_BLOCKS:
         raise ModelError(f"{directory / 'config.json'}: {spec.num_blocks} blocks is not credible")
     return spec
+
+
+def unchanging_positions(text: Mapping[str, Any], most: int) -> int:
+    """How long texts may be, at most `most`, for what a worker keeps of them to stay right.
+
+    Keys that were computed before such a change would have to be computed anew, all at once and
+    on all workers; nor could sessions of both kinds share a forward. `text` is the config of a
+    language model.
+    """
+    rope = text.get("rope_parameters") or text.get("rope_scaling")
+    if not isinstance(rope, dict):
+        return most
+    rope = cast("dict[str, Any]", rope)
+    kinds: list[dict[str, Any]] = [rope, *(v for v in rope.values() if isinstance(v, dict))]
+    key = "original_max_position_embeddings"
+    originals = [
+        text.get(key) or kind.get(key)
+        for kind in kinds
+        if kind.get("rope_type", kind.get("type")) in _CHANGING
+    ]
+    return min([most, *(size for size in originals if isinstance(size, int) and size > 0)])
 
 
 def read_config(directory: Path) -> dict[str, Any]:

@@ -65,6 +65,11 @@ def load(settings: WorkerSettings, span: Span) -> Loaded:
         + f": {model.weight_bytes / 1e6:.1f} MB; "
         f"room for {pages * PAGE_TOKENS} tokens of cache"
     )
+    if model.max_positions < getattr(model.config, "max_position_embeddings", 0):
+        say(
+            f"serving texts of up to {model.max_positions} tokens: the model's rotary embeddings "
+            "change where texts get longer, for what came before too"
+        )
     pace = measure_pace(model, cache, pages)
     say(
         f"a block takes {1000 * pace.decode[0]:.2f} ms a token, "

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, PretrainedConfig, PreTrainedModel
 
+from shared.model_files import unchanging_positions
 from shared.swarm import Span
 from shared.wire.messages import MAX_POSITION
 from worker import attention, fused_qkv
@@ -34,13 +35,12 @@ class SpanModel:
     def __init__(self, model: PreTrainedModel, span: Span, verdict: Verdict = BATCHED) -> None:
         self.span = span
         self.has_own_caches = verdict.state != "batched"
-        self.batches = verdict.state == "batched" and not reads_length(model.config)
+        self.batches = verdict.state == "batched"
         self.config: Any = model.config.get_text_config()
         self.num_blocks: int = self.config.num_hidden_layers
         self.hidden_size: int = self.config.hidden_size
-        self.max_positions: int = (
-            getattr(self.config, "max_position_embeddings", None) or MAX_POSITION
-        )
+        most: int = getattr(self.config, "max_position_embeddings", None) or MAX_POSITION
+        self.max_positions = unchanging_positions(self.config.to_dict(), most)
         self.vocab_size: int = self.config.vocab_size
         self.dtype: torch.dtype = model.dtype
         self.device: torch.device = model.device
@@ -220,16 +220,6 @@ def _call(module: Any, parameters: Mapping[str, Parameter], arguments: dict[str,
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         arguments = {name: value for name, value in arguments.items() if name in parameters}
     return module(**arguments)
-
-
-def reads_length(config: PretrainedConfig) -> bool:
-    """Whether rotary frequencies depend on the longest position in a forward.
-
-    Sessions that shared a forward would then change each other's numbers.
-    """
-    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
-    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
-    return any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds)
 
 
 def _use_our_attention(model: PreTrainedModel) -> None:

@@ -90,6 +90,32 @@ def test_older_names_of_the_same_numbers_are_known(tmp_path: Path):
     assert (spec.num_blocks, spec.hidden_size, spec.max_positions) == (2, 8, 2048)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_scaling": {"type": "su"}, "original_max_position_embeddings": 40},
+        {"rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": 40}},
+        {
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default"},
+                "full_attention": {
+                    "rope_type": "longrope",
+                    "original_max_position_embeddings": 40,
+                },
+            }
+        },
+    ],
+)
+def test_texts_end_where_rotary_frequencies_would_change(tmp_path: Path, changes: Any):
+    assert read_spec(model(tmp_path, CONFIG | changes), "tiny").max_positions == 40
+
+
+@pytest.mark.parametrize("rope", [None, 7, [], {}, {"rope_type": "dynamic", "factor": 2.0}])
+def test_other_rotary_embeddings_leave_the_length_as_it_is(tmp_path: Path, rope: Any):
+    changed = model(tmp_path, CONFIG | {"rope_scaling": rope})
+    assert read_spec(changed, "tiny").max_positions == 512
+
+
 def test_a_multimodal_config_is_read_where_it_speaks_of_text(tmp_path: Path):
     assert read_spec(model(tmp_path, {"text_config": CONFIG}), "eyes").num_blocks == 6
 

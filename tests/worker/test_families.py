@@ -11,6 +11,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from shared.errors import ModelError, StepRefused
 from shared.swarm import Span
+from tests.models import build
+from tests.models import save as save_whole
 from worker.families import REFUSED, Verdict
 from worker.kv_cache import Segment, Slab
 from worker.models import Found, all_families
@@ -295,11 +297,41 @@ def test_a_cache_of_their_own_counts_as_memory(tmp_path: Path):
     assert slab.num_bytes == 2 * NUM_BLOCKS * 2 * 64 * 4
 
 
-def test_frequencies_that_follow_the_longest_session_forbid_sharing(tmp_path: Path):
-    config = tiny_config("llama")
-    config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
-    model = load_span(save(config, tmp_path)[1], Span(0, 2))
-    assert not model.batches
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5],
+    "long_factor": [8.0] * 8,
+    "original_max_position_embeddings": 40,
+}
+CHANGING: dict[str, tuple[dict[str, object], int]] = {
+    "dynamic": ({"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}, 64),
+    "longrope": (LONGROPE, 40),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGING)
+def test_frequencies_that_change_with_the_length_are_served_until_they_do(
+    kind: str, tmp_path: Path
+):
+    rope, longest = CHANGING[kind]
+    whole = build("llama", max_position_embeddings=64, rope_parameters=rope)
+    model = load_span(save_whole(whole, tmp_path / "m"), Span(0, 6))
+    assert model.batches
+    assert model.max_positions == longest
+    texts = [torch.arange(5, 5 + longest), torch.arange(30, 40)]
+    slabs, outputs = [Slab(64), Slab(64)], []
+    for start, end in ((0, 9), (9, 10), (10, longest)):
+        segments = [
+            Segment(slab, start, min(end, len(text)) - start)
+            for slab, text in zip(slabs, texts, strict=True)
+            if start < len(text)
+        ]
+        inputs = torch.cat([t[start:end] for t in texts])
+        outputs.append(model.run(inputs, segments, model.span, range(end - start))[: end - start])
+    with torch.no_grad():
+        expected = whole(texts[0][None]).logits[0]
+    assert torch.allclose(torch.cat(outputs), expected, atol=1e-4)
 
 
 @pytest.mark.slow
