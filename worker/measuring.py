@@ -5,6 +5,7 @@ import time
 import torch
 from torch import Tensor
 
+from shared.errors import ModelError
 from shared.pace import BATCHES, Pace
 from shared.swarm import SessionId
 from worker.kv_cache import KvCache
@@ -23,7 +24,8 @@ PATIENCE_SECONDS = 0.5
 def measure_pace(model: SpanModel, cache: KvCache, pages: int) -> Pace:
     """The pace of a span whose cache has so many pages, all of them free again afterwards.
 
-    Batches for which there are too few pages are taken to run one after the other.
+    Batches for which there are too few pages are taken to run one after the other. Raises
+    ModelError when the span computes something that is no number.
     """
     num_blocks = len(model.span)
     most = pages if model.batches else 1
@@ -72,7 +74,12 @@ def _forward(
     ends = model.span.end == model.num_blocks
     keep = [count * number + count - 1 for number in range(len(keys))] if ends else []
     out = model.run(_zeros(model, count * len(keys)), segments, model.span, keep)
-    out[:1].cpu()  # the numbers are there only now: CUDA computes behind our back
+    # the numbers are there only now: CUDA computes behind our back
+    if not bool(out.isfinite().all()):  # a weight that is no number spoils even zeros
+        raise ModelError(
+            f"blocks {model.span} give numbers that are not finite: their weights are damaged, or "
+            f"{model.dtype} is too small for them; fetch the model again, or choose another --dtype"
+        )
     for segment in segments:
         segment.cache.length = segment.end
     return time.perf_counter() - started

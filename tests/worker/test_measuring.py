@@ -1,9 +1,13 @@
 """How long a block takes here."""
 
+import math
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from shared.errors import ModelError
 from shared.swarm import Span
 from tests.models import build, save
 from worker import measuring
@@ -26,6 +30,23 @@ def test_every_span_tells_its_pace_and_leaves_its_cache_empty(directory: Path, s
     assert pace.is_known
     assert pace.prefill > 0
     assert (cache.num_parts, cache.num_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("span", [Span(0, 2), Span(2, 4), Span(4, 6)])
+def test_a_weight_that_is_no_number_is_found_before_anybody_is_served(
+    directory: Path, tmp_path: Path, span: Span, value: float
+):
+    shutil.copytree(directory, tmp_path / "m")
+    for shard in (tmp_path / "m").glob("*.safetensors"):
+        tensors = load_file(shard)
+        for name, tensor in tensors.items():
+            if f"layers.{span.start + 1}.mlp.down_proj" in name:
+                tensor[3, 5] = value
+        save_file(tensors, shard, {"format": "pt"})
+    model = load_span(tmp_path / "m", span)
+    with pytest.raises(ModelError, match=f"blocks {span} give numbers that are not finite"):
+        measure_pace(model, new_cache(model, 64), 64)
 
 
 def test_sessions_there_is_no_room_for_count_as_run_after_one_another(
