@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from shared.errors import StepRefused
@@ -9,7 +10,7 @@ from shared.wire.messages import PayloadDtype, TokenLogprobs, WireDtype
 from worker.reading import rows_of_logits
 from worker.sampling import finite, logprobs, sample
 from worker.scoring import rows_wanted, score
-from worker.tensors import encode_int8, name_of, to_payload
+from worker.tensors import encode_int8, name_of, to_device, to_payload
 from worker.told import told
 from worker.wants import Want, bent
 from worker.work import Asked, Outcome, Work
@@ -65,7 +66,7 @@ def answers(works: list[Work], asked: list[Asked], logits: Tensor) -> list[Outco
         sampled.extend(start + rows.index(position - work.position) for position in work.sample)
         starts.append(start)
         start += len(rows)
-    chosen = _choose_tokens(wants, logits[sampled])
+    chosen = _choose_tokens(wants, logits[_index(sampled, logits)])
     return [
         _with_logits(_with_scores(outcome, work, ask, logits[start:]), work, logits[start:])
         for outcome, work, ask, start in zip(chosen, works, asked, starts, strict=True)
@@ -130,5 +131,10 @@ def _logprobs(wants: list[Want], logits: Tensor, ids: list[int]) -> dict[int, To
     if not counts:
         return {}
     rows = list(counts)
-    told = logprobs(logits[rows], [ids[row] for row in rows], list(counts.values()))
+    told = logprobs(logits[_index(rows, logits)], [ids[row] for row in rows], list(counts.values()))
     return dict(zip(rows, told, strict=True))
+
+
+def _index(rows: list[int], logits: Tensor) -> Tensor:
+    """Row numbers where the logits are, put there without waiting for these."""
+    return to_device(torch.tensor(rows, dtype=torch.int64), logits.device)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from shared.errors import GrammarError, StepRefused
 from shared.wire.messages import Sampling, SamplingContext
-from worker.grammar import Grammars, Ids, Mask
+from worker.grammar import ID_BYTES, Grammars, Ids, Mask
+from worker.tensors import to_device
 
-ID_BYTES = 4
 NO_IDS: Ids = np.empty(0, np.int64)
 
 
@@ -115,8 +115,9 @@ def bent(logits: Tensor, wants: Sequence[Want]) -> Tensor:
     if banned:
         rows[_flat(banned, rows)[0]] = -torch.inf
     if masked:
-        which = torch.tensor([i for i, _ in masked], device=rows.device)
-        allowed = torch.from_numpy(np.stack([mask for _, mask in masked])).to(rows.device)
+        which = to_device(torch.tensor([i for i, _ in masked]), rows.device)
+        allowed = torch.from_numpy(np.stack([mask for _, mask in masked]))
+        allowed = to_device(allowed, rows.device)
         rows[which] = rows[which].masked_fill(~allowed, -torch.inf)
     return rows
 
@@ -186,5 +187,7 @@ def _flat(
     which = np.concatenate([np.full(len(ids), row) for row, ids, _ in edits])
     ids = np.concatenate([ids for _, ids, _ in edits])
     values = np.concatenate([np.broadcast_to(value, len(ids)) for _, ids, value in edits])
-    index = (torch.from_numpy(which).to(rows.device), torch.from_numpy(ids).to(rows.device))
-    return index, torch.from_numpy(values).to(rows.device, rows.dtype)
+    row, column, value = (
+        to_device(torch.from_numpy(array), rows.device) for array in (which, ids, values)
+    )
+    return (row, column), value.to(rows.dtype)
