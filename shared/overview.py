@@ -31,6 +31,8 @@ class WorkerLine(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str = ""
     lease_seconds_left: float = 0.0
     leaving: bool = False
+    next_span: str = ""
+    """What it is about to host, or thinks of hosting; its own span while that is loaded."""
     linked: bool = False
     tokens_per_second: float = 0.0
     status: Load | None = None
@@ -115,5 +117,6 @@ def _line(worker: Announcement, seconds_left: float) -> WorkerLine:
         dtype=worker.dtype,
         lease_seconds_left=round(seconds_left, 1),
         leaving=worker.leaving,
+        next_span=str(worker.next_span or ""),
         tokens_per_second=round(worker.tokens_per_second, 3),
     )

@@ -90,6 +90,11 @@ def _cells(worker: WorkerLine) -> list[str]:
 
 
 def _notes(worker: WorkerLine) -> Text:
+    if worker.leaving and worker.next_span:
+        is_here = worker.next_span == f"{worker.start}:{worker.end}"
+        return Text(
+            "loading" if is_here else f"moving to {printable(worker.next_span)}", style="yellow"
+        )
     if worker.leaving:
         return Text("leaving", style="yellow")
     if worker.status is not None and not worker.linked:

@@ -133,6 +133,7 @@ def _worker(
         "dtype": announcement.dtype,
         "lease_seconds_left": round(max(0.0, seconds_left), 1),
         "leaving": announcement.leaving or bool(status and status.leaving),
+        "next_span": str(announcement.next_span or ""),
         "linked": is_linked,
         "status": msgspec.structs.asdict(status) if status else None,
     }

@@ -57,6 +57,7 @@ def test_a_worker_is_shown_with_its_span_lease_link_and_load():
         "dtype": "float32",
         "lease_seconds_left": 12.3,
         "leaving": False,
+        "next_span": "",
         "linked": True,
     }
 

@@ -83,6 +83,15 @@ def test_leaving_and_broken_links_are_said():
     assert "no link" in text
 
 
+def test_who_loads_and_who_moves_is_not_said_to_leave():
+    loading = msgspec.structs.replace(WORKER, leaving=True, next_span="0:4")
+    moving = msgspec.structs.replace(WORKER, leaving=True, next_span="4:8")
+    text = text_of(table_of(overview(loading, moving)))
+    assert "loading" in text
+    assert "moving to 4:8" in text
+    assert "leaving" not in text
+
+
 def test_blocks_without_a_worker_are_named():
     text = text_of(table_of(overview(WORKER)))
     assert "nobody hosts 4:8" in text
