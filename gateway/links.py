@@ -8,8 +8,12 @@ from contextlib import suppress
 from itertools import pairwise
 
 import structlog
+from websockets.asyncio.connection import Connection
 
+from gateway.dial_back import DialBacks
 from gateway.inbox import Event, FrameArrived, Inbox, ViewChanged, WorkerLost
+from gateway.metrics import GatewayMetrics
+from gateway.relays import Relays
 from gateway.surveyor import Surveyor
 from shared.discovery.watcher import Watcher
 from shared.errors import PeerUnreachable, ProtocolError
@@ -20,15 +24,18 @@ from shared.roster import Roster
 from shared.secret import SwarmSecret
 from shared.survey import Survey
 from shared.swarm import PeerId, Route, SessionId, SwarmView
+from shared.wire.bounds import Doors
 from shared.wire.codec import Frame
 from shared.wire.link import Link, LinkPool
 from shared.wire.messages import (
     Checkpoint,
     Close,
+    DialBack,
     Filled,
     Introduce,
     Message,
     Refused,
+    Relay,
     Scores,
     States,
     Status,
@@ -53,6 +60,9 @@ MAX_AVOID_SECONDS = 160.0
 """How long a worker that could not be dialled or went silent is left out of routes: at first, and
 at most, doubling each time until it is forgiven."""
 
+STRANGER_SECONDS = 20.0
+"""How long somebody who dialled us may stay without being a worker of the view."""
+
 
 class Links:
     """All links to workers, and the inboxes of the sessions that use them."""
@@ -67,10 +77,18 @@ class Links:
         secret: SwarmSecret | None = None,
         reach: Realm = "loopback",
         settle_seconds: float = 0.0,
+        doors: Doors | None = None,
+        certificate: bytes = b"",
+        metrics: GatewayMetrics | None = None,
     ) -> None:
-        """For `settle_seconds` the view is not taken for all that there is."""
+        """For `settle_seconds` the view is not taken for all that there is.
+
+        `doors` counts those who dial us, which they do under the TLS certificate of this
+        fingerprint; see gateway/attach.py.
+        """
         self.watcher = watcher
         self.peer = identity.peer
+        self.swarm = swarm
         self._identity = identity
         self.surveyor = Surveyor()
         self._pool = LinkPool(
@@ -81,10 +99,14 @@ class Links:
             on_lost=self._on_lost,
             secret=secret,
             reach=reach,
+            doors=doors,
         )
+        self._pool.certificate = certificate
         self._clock = clock
         self._settled_at = clock() + settle_seconds
         self._dialling: set[PeerId] = set()
+        self._relays = Relays(self._pool, self.surveyor, metrics)
+        self._dial_backs = DialBacks(self._pool, clock)
         self._inboxes: dict[SessionId, Inbox] = {}
         self._introduced: dict[PeerId, dict[PeerId, str]] = {}
         self._avoided_until: dict[PeerId, float] = {}
@@ -116,19 +138,28 @@ class Links:
         """Free a session on workers that have had no part in it since `epoch`."""
         self._close(workers, Close(session, epoch=epoch))
 
+    async def accept(self, socket: Connection) -> None:
+        """Serve somebody who dialled us, to the end."""
+        await self._pool.accept(socket)
+
     def roster(self, num_blocks: int) -> Roster:
-        """The workers of the view that host blocks of a model of so many."""
-        key = (self.watcher.view, num_blocks)
-        if self._roster is None or self._roster[0] is not key[0] or self._roster[1] != num_blocks:
-            self._roster = (*key, Roster(*key))
+        """The workers of the view that host blocks of a model of so many, and can be reached."""
+        view = self.watcher.view
+        if self._roster is None or self._roster[0] is not view or self._roster[1] != num_blocks:
+            self._roster = (view, num_blocks, Roster(self._reachable(view), num_blocks))
         return self._roster[2]
+
+    def attached(self) -> Set[PeerId]:
+        """The workers that cannot be dialled and hold a link to us."""
+        view = self.watcher.view
+        return {peer for peer in self.linked() if (one := view.get(peer)) and not one.url}
 
     def survey(self) -> Survey:
         """What is known of the workers' loads, and of the ways to them."""
         delays = {
             link.peer: delay
             for link in self._pool.open_links()
-            if (delay := link.quality.delay_seconds) is not None
+            if link.peer in self.watcher.view and (delay := link.quality.delay_seconds) is not None
         }
         return self.surveyor.survey(self.watcher.view, delays)
 
@@ -186,6 +217,7 @@ class Links:
                 for worker in self._missing():
                     self._dialling.add(worker)
                     dials.create_task(self._try_to_connect(worker))
+                self._end_strangers()
                 self._tell_all(ViewChanged())
                 with suppress(TimeoutError):
                     async with asyncio.timeout(AVOID_SECONDS):
@@ -196,10 +228,12 @@ class Links:
         missing = [
             worker
             for worker, one in sorted(self.watcher.view.items())
-            if not (one.leaving or self._has(worker) or worker in self._dialling)
+            if one.url
+            and not (one.leaving or self._has(worker) or worker in self._dialling)
             and worker not in self.avoided()
         ]
-        room = MAX_STANDING_LINKS - len(self.linked()) - len(self._dialling)
+        dialled = self.linked() & self.watcher.view.keys() - self.attached()
+        room = MAX_STANDING_LINKS - len(dialled) - len(self._dialling)
         return missing[: max(0, room)]
 
     async def _try_to_connect(self, worker: PeerId) -> None:
@@ -214,7 +248,19 @@ class Links:
 
     async def close(self) -> None:
         """End all links."""
+        await self._dial_backs.close()
         await self._pool.close()
+
+    def _end_strangers(self) -> None:
+        """Those who dialled us and are no workers take the places of those who are."""
+        for link in self._pool.open_links():
+            is_known = not link.is_inbound or link.peer in self.watcher.view
+            if not is_known and link.age_seconds > STRANGER_SECONDS:
+                link.abandon()
+
+    def _reachable(self, view: SwarmView) -> SwarmView:
+        """Without those that cannot be dialled and are attached to other gateways only."""
+        return {peer: one for peer, one in view.items() if one.url or self._has(peer)}
 
     def _has(self, worker: PeerId) -> bool:
         return self._pool.get(worker) is not None
@@ -225,6 +271,8 @@ class Links:
             return
         if announcement is None:
             raise PeerUnreachable(f"{worker} left the swarm")
+        if not announcement.url:
+            raise PeerUnreachable(f"{worker} is attached to other gateways only")
         try:
             await self._pool.connect(worker, announcement.url, announcement.certificate)
         except PeerUnreachable as error:
@@ -246,6 +294,16 @@ class Links:
         if known.get(following) != announcement.url:
             self._link(worker).post(Introduce((record,)))
             known[following] = announcement.url
+            if not announcement.url:
+                self._ask_to_dial(following, worker)
+
+    def _ask_to_dial(self, worker: PeerId, target: PeerId) -> None:
+        """A worker that cannot be dialled dials the one that will push to it: a link of their own
+        is better than the way through us, which they take until there is one."""
+        announcement, record = self.watcher.view.get(target), self.watcher.record_of(target)
+        link = self._pool.get(worker)
+        if announcement and announcement.url and record and link:
+            link.post(Introduce((record,), dial=True))
 
     def _link(self, worker: PeerId) -> Link:
         link = self._pool.get(worker)
@@ -254,21 +312,40 @@ class Links:
         return link
 
     def _on_joined(self, link: Link) -> None:
+        self._roster = None
         self._introduced[link.peer] = {}
+        if self._is_attached_anew(link):
+            self._tell_all(WorkerLost(link.peer))
+        self._tell_all(ViewChanged())
         for close in self._untold.pop(link.peer, ()):
             link.post(close)
         link.post(Introduce(()))  # so that it tells us its status
 
     def _on_lost(self, worker: PeerId) -> None:
         log.info("worker_link_lost", worker=worker)
+        self._roster = None
         self.surveyor.lost(worker)
         self.leaving.discard(worker)
         self._introduced.pop(worker, None)
         self.watcher.lost(worker)
         self._tell_all(WorkerLost(worker))
 
+    def _is_attached_anew(self, link: Link) -> bool:
+        """Whether a worker that dials us, and that we never dial, has given up an older link.
+
+        It may be minutes before we would notice, e.g. behind a NAT that was restarted, and what we
+        have sent there meanwhile is lost.
+        """
+        announcement = self.watcher.view.get(link.peer)
+        is_undiallable = announcement is not None and not announcement.url
+        return link.is_inbound and is_undiallable and self._pool.supersede(link)
+
     def _on_frame(self, link: Link, frame: Frame) -> None:
         match frame.message:
+            case Relay() as relay:
+                self._relay(link.peer, relay, frame.payload)
+            case DialBack(record=record):
+                self._dial_backs.ask(link, record)
             case Status() as status:
                 self._heard_status(link.peer, status)
             case Tokens() | Scores() | States() | Filled() | Checkpoint() | Refused() as message:
@@ -276,6 +353,19 @@ class Links:
                     inbox.put(FrameArrived(link.peer, frame))
             case Step() | Close() | Introduce() | _ as message:
                 raise ProtocolError(f"a gateway takes no {type(message).__name__}")
+
+    def _relay(self, sender: PeerId, relay: Relay, payload: memoryview) -> None:
+        if why := self._relays.pass_on(sender, relay, payload):
+            refused = Refused(
+                relay.session,
+                relay.epoch,
+                sender,
+                "next_unreachable",
+                why,
+                lost=relay.worker,
+            )
+            if inbox := self._inboxes.get(SessionId(relay.session)):
+                inbox.put(FrameArrived(sender, Frame(refused, memoryview(b""))))
 
     def _heard_status(self, worker: PeerId, status: Status) -> None:
         self.surveyor.heard(worker, status)

@@ -50,6 +50,10 @@ class GatewayMetrics:
         self.dropped_copies = self._counter(
             "dropped_copies", "Checkpoint copies dropped because too many waited."
         )
+        self.relayed_frames = self._counter(
+            "relayed_frames", "Frames passed on between workers that have no link to each other."
+        )
+        self.relayed_bytes = self._counter("relayed_bytes", "Bytes of such frames.")
         self.store_failures = self._counter(
             "resume_store_failures", "Calls to the resume store that failed."
         )
@@ -108,7 +112,11 @@ class GatewayMetrics:
         gauge.set_function(value)
 
     def watch_parts(
-        self, checkpoints: Checkpoints, admission: Admission, num_workers: Callable[[], int]
+        self,
+        checkpoints: Checkpoints,
+        admission: Admission,
+        num_workers: Callable[[], int],
+        num_attached: Callable[[], int] = lambda: 0,
     ) -> None:
         """Gauges of what a gateway holds, and for whom."""
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
@@ -127,6 +135,10 @@ class GatewayMetrics:
                 lambda: admission.num_waiting,
             ),
             "workers": ("Workers in view.", num_workers),
+            "attached_workers": (
+                "Workers that cannot be dialled and are attached here.",
+                num_attached,
+            ),
         }
         for name, (help_text, value) in gauges.items():
             self.watch(name, help_text, value)

@@ -20,6 +20,7 @@ import uvloop
 from gateway.admission import Admission
 from gateway.api.status import readiness, swarm_snapshot
 from gateway.app import build_app
+from gateway.attach import AttachPort
 from gateway.checkpoints import Checkpoints
 from gateway.garbage import spare_what_is_here
 from gateway.generate import SwarmGenerator
@@ -113,13 +114,23 @@ async def _serve(
         _directory(settings) as (identity, directory),
         AsyncExitStack() as stack,
     ):
+        port = AttachPort.of(settings) if settings.attach_host else None
         links = [
-            await stack.enter_async_context(_links(settings, one.spec, identity, directory, secret))
+            await stack.enter_async_context(
+                _links(settings, one.spec, identity, directory, secret, metrics, port)
+            )
             for one in files
         ]
         metrics.watch_parts(
-            checkpoints, admission, lambda: sum(len(one.watcher.view) for one in links)
+            checkpoints,
+            admission,
+            lambda: sum(len(one.watcher.view) for one in links),
+            lambda: sum(len(one.attached()) for one in links),
         )
+        if port:
+            listed = directory_of(directory, secret, identity)
+            specs = [one.spec for one in files]
+            await stack.enter_async_context(port.open(identity, listed, specs, links))
         means = partial(
             SwarmGenerator, checkpoints=checkpoints, limits=_limits(settings), metrics=metrics
         )
@@ -154,7 +165,7 @@ async def _serve(
             drain_seconds=settings.drain_seconds,
         )
         spare_what_is_here()
-        _say_ready(settings, listener, identity)
+        _say_ready(settings, listener, identity, attach_url=port.url if port else "")
         await server.serve(sockets=[listener])
 
 
@@ -249,6 +260,8 @@ async def _links(
     identity: Identity,
     directory: KademliaDirectory,
     secret: SwarmSecret | None,
+    metrics: GatewayMetrics,
+    port: AttachPort | None,
 ) -> AsyncGenerator[Links]:
     """The view of one model's workers, and links to them."""
     listed = directory_of(directory, secret, identity)
@@ -265,6 +278,9 @@ async def _links(
         secret=secret,
         reach=reach,
         settle_seconds=SETTLE_SECONDS,
+        doors=port.doors if port else None,
+        certificate=port.fingerprint if port else b"",
+        metrics=metrics,
     )
     keepers = [
         asyncio.create_task(links.keep_linked()),
@@ -323,12 +339,15 @@ def _snapshot(spec: ModelSpec, links: Links, directory: KademliaDirectory) -> di
     return snapshot | {"gateway": links.peer, "known_nodes": directory.known_peers()}
 
 
-def _say_ready(settings: GatewaySettings, listener: socket.socket, identity: Identity) -> None:
+def _say_ready(
+    settings: GatewaySettings, listener: socket.socket, identity: Identity, *, attach_url: str
+) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     state = {
         "pid": os.getpid(),
         "url": f"http://{host}:{listener.getsockname()[1]}",
         "peer_id": identity.peer,
+        "attach_url": attach_url,
     }
     if settings.state_file:
         write_state(settings.state_file, state)

@@ -57,6 +57,7 @@ class Outbox:
             gathers=not self._session.is_shadowed,
             grants=tuple(self._grant(hop.worker) for hop in send.hops),
             read=send.read,
+            relays=True,
         )
 
     def _grant(self, worker: PeerId) -> bytes:

@@ -1,7 +1,7 @@
 """What an operator may set on a gateway."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode
@@ -9,11 +9,12 @@ from pydantic_settings import BaseSettings, NoDecode
 from gateway.keys import Key, parse_variable
 from gateway.markup.dialect import ToolFormat
 from shared.commands import Addresses, FilePath, Names, OptionalPath, Peers, settings_config
-from shared.hosts import Reach
+from shared.hosts import Reach, is_loopback
 from shared.logs import LogFormat, LogLevel
 from shared.wire.messages import WireDtype
 
 GIB = 1 << 30
+Tls = Literal["auto", "on", "off"]
 
 
 def _keys(value: object) -> object:
@@ -141,9 +142,37 @@ class GatewaySettings(BaseSettings):
     response_bytes: int = Field(
         64 << 20, ge=1 << 20, description="memory for such responses without a resume store"
     )
+    attach_host: str = Field(
+        "",
+        description="address where workers attach that nobody can dial, e.g. behind NAT; it must "
+        "be reachable for them; empty = they cannot",
+    )
+    attach_port: int = Field(
+        4002, ge=0, le=65535, description="port where they attach; 0 = any free"
+    )
+    attach_url: str = Field(
+        "",
+        pattern=r"^(wss?://.+)?$",
+        description="ws:// or wss:// address to announce for it; empty = ATTACH_HOST and "
+        "ATTACH_PORT as they are",
+    )
+    attach_tls: Tls = Field(
+        "auto",
+        description="encrypt their links here; auto = unless ATTACH_HOST is loopback or ATTACH_URL "
+        "is given",
+    )
     dht_port: int = Field(0, ge=0, le=65535, description="TCP port of discovery; 0 = any free")
     log_level: LogLevel = Field("info", description="least urgent events to log")
     log_format: LogFormat = Field("console", description="for people or for machines")
     state_file: OptionalPath = Field(
         None, description="file that gets pid, url and peer id as JSON once ready"
     )
+
+    @property
+    def takes_tls(self) -> bool:
+        """Whether workers attach under TLS that this process itself speaks.
+
+        An address given by hand says who does it: a proxy for wss://, nobody for ws://.
+        """
+        is_open = not (self.attach_url or is_loopback(self.attach_host))
+        return self.attach_tls == "on" or (self.attach_tls == "auto" and is_open)

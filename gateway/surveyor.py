@@ -50,6 +50,10 @@ class Surveyor:
         self._own.subtract(before)
         self._own = +self._own  # without those that are down to none
 
+    def are_engaged(self, session: SessionId, workers: Collection[PeerId]) -> bool:
+        """Whether a session runs on all of these workers."""
+        return self._workers.get(session, frozenset()).issuperset(workers)
+
     def survey(self, view: SwarmView, delays: Delays) -> Survey:
         """All that is known, given the workers there are and how far they are."""
         known = (self._statuses.keys() | self._own.keys()) & view.keys()

@@ -45,6 +45,8 @@ class Offer(msgspec.Struct, frozen=True):
     has_room: bool
     delays: Delays
     """Its measured delays to others."""
+    is_attached: bool = False
+    """Whether nobody can dial it, so that what others push to it goes through the gateway."""
 
     @property
     def price(self) -> float:
@@ -91,19 +93,23 @@ class Prices:
             trusted is None or worker in trusted,
             _has_room(announced, load, needs),
             self._survey.between.get(worker, NO_DELAYS),
+            not announced.url,
         )
 
     def way(self, origin: Offer, target: Offer) -> float:
         """Of crossing from one worker to the next.
 
         A delay that neither has measured lies, by the triangle inequality, between the difference
-        and the sum of those from the gateway to the two: the middle is the larger of them.
+        and the sum of those from the gateway to the two: the middle is the larger of them. To one
+        that cannot be dialled it is the sum, and the gateway handles the step too.
         """
         delay = origin.delays.get(target.worker)
         if delay is None:
             delay = target.delays.get(origin.worker)
         if delay is None:
             ours, others = origin.way_seconds, target.way_seconds
+            if target.is_attached:  # from the one to us and from us to the other
+                return ours + others + self._steps * HOP_SECONDS
             return ours if ours > others else others
         return self._steps * delay
 

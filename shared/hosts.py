@@ -24,6 +24,12 @@ def reach_of(reach: Reach, members: Iterable[str]) -> Realm:
     return _REALMS[max(map(_REALMS.index, realms), default=0)]
 
 
+def is_alone(host: str, members: Iterable[str]) -> bool:
+    """Whether one who listens there and joins through these multiaddrs meets this machine only."""
+    hosts = [host, *(member.split("/")[2] for member in members)]
+    return all(map(is_loopback, hosts))
+
+
 def is_within(reach: Realm, host: str) -> bool:
     """Whether an address may be dialled by one of this reach."""
     return _REALMS.index(realm_of(host)) >= _REALMS.index(reach)

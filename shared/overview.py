@@ -36,6 +36,11 @@ class WorkerLine(msgspec.Struct, frozen=True, kw_only=True):
     linked: bool = False
     tokens_per_second: float = 0.0
     status: Load | None = None
+    attached: tuple[str, ...] = ()
+    """The gateways it is attached to, which alone can use it; none if others can dial it."""
+
+    elsewhere: bool = False
+    """Whether the gateway that tells of it is none of those."""
 
     @property
     def speed(self) -> float:
@@ -119,4 +124,5 @@ def _line(worker: Announcement, seconds_left: float) -> WorkerLine:
         leaving=worker.leaving,
         next_span=str(worker.next_span or ""),
         tokens_per_second=round(worker.tokens_per_second, 3),
+        attached=worker.attached,
     )

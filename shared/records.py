@@ -104,7 +104,9 @@ def _check_sense(announcement: Announcement) -> None:
         )
     if not math.isfinite(announcement.issued_at + announcement.tokens_per_second):
         raise RecordError(f"{announcement.worker} announces a number that is none")
-    if not _is_websocket_url(announcement.url):
+    if announcement.attached and announcement.url:
+        raise RecordError(f"{announcement.worker} is attached to gateways and has an address")
+    if not (announcement.attached or _is_websocket_url(announcement.url)):
         raise RecordError(f"{announcement.worker} announces no WebSocket address")
     if len(announcement.certificate) not in (0, CERTIFICATE_BYTES) or (
         announcement.certificate and not announcement.url.startswith("wss:")

@@ -79,7 +79,7 @@ def _cells(worker: WorkerLine) -> list[str]:
     return [
         f"{worker.start}:{worker.end}",
         "…" + printable(worker.peer_id)[-PEER_CHARACTERS:],
-        printable(worker.url),
+        printable(worker.url) or _attached(worker),
         printable(worker.dtype),
         f"{worker.lease_seconds_left:.0f} s",
         f"{worker.speed:.1f}" if worker.speed else UNKNOWN,
@@ -87,6 +87,11 @@ def _cells(worker: WorkerLine) -> list[str]:
         str(load.sessions) if load else UNKNOWN,
         f"{load.pages_total - load.pages_free}/{load.pages_total}" if load else UNKNOWN,
     ]
+
+
+def _attached(worker: WorkerLine) -> str:
+    num = len(worker.attached)
+    return f"attached to {num} gateway{'s' * (num != 1)}"
 
 
 def _notes(worker: WorkerLine) -> Text:
@@ -99,4 +104,6 @@ def _notes(worker: WorkerLine) -> Text:
         return Text("leaving", style="yellow")
     if worker.status is not None and not worker.linked:
         return Text("no link", style="red")
+    if worker.elsewhere:
+        return Text("attached to other gateways only", style="yellow")
     return Text("")

@@ -17,6 +17,12 @@ SessionId = NewType("SessionId", bytes)
 MAX_BLOCKS = 4096
 """More than any model has; bounds what a peer can make us loop over."""
 
+GATEWAYS = "#gateways"
+"""At the end of the revision in a gateway's announcement."""
+
+MAX_ATTACHED = 8
+"""Gateways that one worker may be attached to."""
+
 BlockIndex = Annotated[int, msgspec.Meta(ge=0, le=MAX_BLOCKS)]
 
 
@@ -122,6 +128,11 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     """The SHA-256 of the TLS certificate at a wss:// `url`; none where an authority vouches."""
     sealed: Annotated[bytes, msgspec.Meta(max_length=3072)] = b""
     """The true record, of a worker in a private swarm; see shared/discovery/sealed.py."""
+    attached: Annotated[
+        tuple[Annotated[PeerId, msgspec.Meta(max_length=128)], ...],
+        msgspec.Meta(max_length=MAX_ATTACHED),
+    ] = ()
+    """The gateways that a worker without a `url` holds a link to: nobody can dial it."""
 
     @property
     def expires_at(self) -> float:
@@ -141,6 +152,11 @@ SwarmView = Mapping[PeerId, Announcement]
 def topic_of(swarm: str, model: str, revision: str) -> str:
     """The name under which the workers of one model in one swarm are listed."""
     return f"{swarm}/{model}@{revision}"
+
+
+def gateways_topic(topic: str) -> str:
+    """The name under which gateways are listed that the workers of a topic may attach to."""
+    return f"{topic}{GATEWAYS}"
 
 
 def tiles(hops: Sequence[Hop], span: Span) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.attach import AttachPort
 from gateway.checkpoints import Checkpoints
 from gateway.generate import SwarmGenerator
 from gateway.generator import Token
@@ -25,7 +26,7 @@ from shared.discovery.watcher import Watcher
 from shared.identity import Identity
 from shared.model_files import read_spec
 from shared.records import sign_announcement
-from shared.swarm import Announcement, ModelSpec, PeerId, Span, topic_of
+from shared.swarm import Announcement, ModelSpec, PeerId, Span, gateways_topic, topic_of
 from shared.wire.messages import Sampling, WireDtype
 from worker.engine import Engine
 from worker.kv_cache import PAGE_TOKENS
@@ -63,6 +64,7 @@ class InProcessSwarm:
     links: Links
     metrics: GatewayMetrics
     announce: Callable[[int], Awaitable[None]]
+    attach: Callable[[int], Awaitable[None]]
 
     async def greedy(self, prompt: Sequence[int], tokens: int, **options: Any) -> list[int]:
         """Greedy token ids."""
@@ -121,16 +123,20 @@ async def swarm(
     has_standbys: bool = False,
     trusted: Sequence[int] | None = None,
     checkpoint_bytes: int = 1 << 24,
+    attached: Sequence[int] = (),
 ) -> AsyncIterator[InProcessSwarm]:
     """Workers of these spans of the model in `directory`, and a generator linked to them.
 
-    `trusted` numbers the workers that may see tokens; None trusts all.
+    `trusted` numbers the workers that may see tokens; None trusts all. Those that are `attached`
+    announce no address and hold a link to the gateway.
     """
     spec = read_spec(directory, "tiny")
     phone_book = MemoryDirectory(time.monotonic)
     engines: list[CountingEngine] = []
     servers: list[WorkerServer] = []
     announcements: list[Announcement] = []
+    gateway = Identity.create()
+    port = AttachPort("127.0.0.1", 0)
     async with AsyncExitStack() as stack:
         for span in map(Span.parse, spans):
             model = load_span(directory, span)
@@ -149,7 +155,7 @@ async def swarm(
             listener = await server.pool.listen("127.0.0.1", 0)
             await stack.enter_async_context(listener)
             stack.push_async_callback(server.pool.close)
-            port = next(iter(listener.sockets)).getsockname()[1]
+            number = next(iter(listener.sockets)).getsockname()[1]
             announcement = Announcement(
                 worker=identity.peer,
                 swarm=SWARM,
@@ -157,7 +163,8 @@ async def swarm(
                 revision=spec.revision,
                 span=span,
                 num_blocks=spec.num_blocks,
-                url=f"ws://127.0.0.1:{port}",
+                url="" if len(servers) in attached else f"ws://127.0.0.1:{number}",
+                attached=(gateway.peer,) if len(servers) in attached else (),
                 dtype="float32",
                 sequence=1,
                 issued_at=time.time(),
@@ -166,7 +173,8 @@ async def swarm(
             announcements.append(announcement)
             engines.append(engine)
             servers.append(server)
-        watcher = Watcher(phone_book, topic_of(SWARM, spec.name, spec.revision))
+        watcher_topic = topic_of(SWARM, spec.name, spec.revision)
+        watcher = Watcher(phone_book, watcher_topic)
 
         async def announce(index: int) -> None:
             fresh = msgspec.structs.replace(
@@ -176,10 +184,23 @@ async def swarm(
             await phone_book.announce(fresh.topic, signed)
             await watcher.refresh()
 
-        for index in range(len(servers)):
-            await announce(index)
-        links = Links(Identity.create(), SWARM, watcher)
+        metrics = GatewayMetrics()
+        links = Links(gateway, SWARM, watcher, doors=port.doors, metrics=metrics)
         stack.push_async_callback(links.close)
+        await stack.enter_async_context(port.open(gateway, phone_book, [spec], [links]))
+        found = Watcher(phone_book, gateways_topic(watcher_topic))
+
+        async def attach(index: int) -> None:
+            await found.refresh()
+            at = found.view[gateway.peer]
+            await servers[index].pool.connect(gateway.peer, at.url)
+            while servers[index].pool.identity.peer not in links.linked():  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+        for index in range(len(servers)):
+            if index in attached:
+                await attach(index)
+            await announce(index)
         peers = [server.pool.identity.peer for server in servers]
         limits = Limits(
             chunk_tokens,
@@ -190,6 +211,5 @@ async def swarm(
             has_standbys=has_standbys,
             trusted=None if trusted is None else frozenset(peers[index] for index in trusted),
         )
-        metrics = GatewayMetrics()
         generator = SwarmGenerator(spec, links, Checkpoints(checkpoint_bytes), limits, metrics)
-        yield InProcessSwarm(spec, generator, engines, servers, links, metrics, announce)
+        yield InProcessSwarm(spec, generator, engines, servers, links, metrics, announce, attach)

@@ -81,6 +81,7 @@ class Life:
             self.identity,
             listen=tcp_address(settings.host, settings.dht_port),
             join=settings.join,
+            server=settings.attach != "on",
         )
         self._secret = SwarmSecret.load(settings.swarm_secret_file, settings.swarm)
         self.listed = directory_of(self.directory, self._secret, self.identity)
@@ -112,7 +113,15 @@ class Life:
             ready.set()
 
         dht_node = self.directory.multiaddrs[0]
-        serving = asyncio.create_task(node.serve(self.listed, told, on_ready, dht_node=dht_node))
+        serving = asyncio.create_task(
+            node.serve(
+                self.listed,
+                told,
+                on_ready,
+                dht_node=dht_node,
+                on_undiallable=self.directory.become_client,
+            )
+        )
         tasks = [serving, asyncio.create_task(self.stop.wait())]
         moving = asyncio.create_task(_next_span(node, place, ready)) if place else None
         tasks += [moving] if moving else []
@@ -161,7 +170,8 @@ class Life:
             "peer_id": self.identity.peer,
             "start": node.span.start,
             "end": node.span.end,
-            "url": node.url,
+            "url": "" if node.attached else node.url,
+            "attached": list(node.attached),
             "multiaddrs": self.directory.multiaddrs,
         }
         if self._settings.state_file:

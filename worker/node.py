@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
+import msgspec
 import structlog
 from websockets.asyncio.server import Server
 
@@ -12,16 +13,17 @@ from shared.catalogue import ENTRY_SECONDS, entry
 from shared.discovery.directory import Directory
 from shared.discovery.multiaddrs import reachable_host
 from shared.errors import BrigadeError, ConfigError, RecordError
-from shared.hosts import reach_of
+from shared.hosts import is_alone, reach_of
 from shared.identity import Identity
 from shared.pace import Pace
 from shared.records import open_record, sign_announcement
 from shared.secret import SwarmSecret
-from shared.swarm import Announcement, PeerId, Span
+from shared.swarm import Announcement, PeerId, Span, topic_of
 from shared.wire.certificate import Certificate
 from worker.engine import Engine
 from worker.kv_cache import PAGE_TOKENS
-from worker.loading import Loaded
+from worker.loading import Loaded, say
+from worker.reaching import Reaching
 from worker.server import WorkerServer
 from worker.sessions import Sessions
 from worker.settings import WorkerSettings
@@ -34,6 +36,8 @@ STATUS_SECONDS = 2.0
 LEAVE_POLL_SECONDS = 0.1
 MEASURE_SECONDS = 60.0
 """Time between two readings of the pace, for workers that stay where they are told to."""
+NEWS_SECONDS = 0.5
+"""Between two announcements out of turn."""
 
 
 class Node:
@@ -76,6 +80,7 @@ class Node:
             max_sessions=settings.max_sessions,
             lease_seconds=settings.session_lease_seconds,
         )
+        reach = reach_of(settings.reach, settings.join)
         self._server = WorkerServer(
             identity,
             settings.swarm,
@@ -83,8 +88,19 @@ class Node:
             sessions=sessions,
             engine=self._engine,
             secret=secret,
-            reach=reach_of(settings.reach, settings.join),
+            reach=reach,
         )
+        self._reaching = Reaching(
+            self._server.pool,
+            self._server.dial_backs,
+            attach=settings.attach,
+            wanted=settings.attach_gateways,
+            is_alone=is_alone(settings.host, settings.join),
+            is_given=bool(settings.public_url),
+        )
+        self._server.on_lost = self._reaching.lost
+        self._news = asyncio.Event()
+        """Set when there is something to announce before its time."""
 
         for name, help_text, value in (
             ("sessions", "Sessions held.", lambda: len(sessions)),
@@ -105,10 +121,12 @@ class Node:
         on_ready: Callable[[], None],
         *,
         dht_node: str = "",
+        on_undiallable: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Serve until `stop` is set, announcing all along; then say we are gone.
 
-        `dht_node` is the multiaddr at which others may join the DHT through this worker.
+        `dht_node` is the multiaddr at which others may join the DHT through this worker;
+        `on_undiallable` is called when it turns out that nobody can dial this machine.
         """
         self._dht_node = dht_node
         self._directory = directory
@@ -117,6 +135,13 @@ class Node:
             stack.push_async_callback(self._close, server)
             self._engine.start()
             stack.callback(self._engine.stop)
+            topic = topic_of(self._settings.swarm, *self._model)
+            settled = self._reaching.settled(
+                directory, topic, self.url, self._direct_record, self._news.set
+            )
+            await stack.enter_async_context(settled)
+            say(f"how others reach this worker: {self._reaching.verdict.why}")
+            await self._be_undiallable(on_undiallable)
             loops = [
                 asyncio.create_task(every(STATUS_SECONDS, self._tick)),
                 asyncio.create_task(
@@ -124,6 +149,9 @@ class Node:
                 ),
                 asyncio.create_task(
                     every(self._settings.move_check_seconds or MEASURE_SECONDS, self._measure)
+                ),
+                asyncio.create_task(
+                    every(NEWS_SECONDS, lambda: self._announce_news(directory, on_undiallable))
                 ),
             ]
             stack.push_async_callback(_cancel, loops)
@@ -172,7 +200,7 @@ class Node:
         scheme = "wss" if self._certificate else "ws"
         self.url = settings.public_url or f"{scheme}://{host}:{port}"
         try:  # what others would refuse to believe is better said here and now
-            open_record(sign_announcement(self._identity, self.announcement()))
+            open_record(self._direct_record())
         except RecordError as error:
             raise ConfigError(f"address {self.url} cannot be announced: {error}") from error
         return server
@@ -201,8 +229,22 @@ class Node:
         except BrigadeError as error:
             log.debug("entry_failed", error=str(error))
 
+    async def _be_undiallable(self, act: Callable[[], Awaitable[None]] | None) -> None:
+        if act and not self._reaching.verdict.is_direct:
+            await act()
+
+    async def _announce_news(
+        self, directory: Directory, on_undiallable: Callable[[], Awaitable[None]] | None
+    ) -> None:
+        await self._news.wait()
+        self._news.clear()
+        await self._be_undiallable(on_undiallable)
+        await self._announce(directory)
+
     async def _announce(self, directory: Directory) -> None:
         announcement = self.announcement()
+        if not (announcement.url or announcement.attached):
+            return  # nobody could reach it
         try:
             holders = await directory.announce(
                 announcement.topic, sign_announcement(self._identity, announcement)
@@ -212,8 +254,29 @@ class Node:
             return
         log.debug("announced", holders=holders)
 
+    @property
+    def attached(self) -> tuple[PeerId, ...]:
+        """The gateways it is attached to, if nobody can dial it."""
+        return self._reaching.attached
+
+    @property
+    def _model(self) -> tuple[str, str]:
+        return self._loaded.spec.name, self._loaded.spec.revision
+
     def announcement(self) -> Announcement:
         """What it says of itself at this moment."""
+        direct = self._direct_announcement()
+        if self._reaching.verdict.is_direct:
+            return direct
+        return msgspec.structs.replace(
+            direct, url="", certificate=b"", node="", attached=self._reaching.attached
+        )
+
+    def _direct_record(self) -> bytes:
+        return sign_announcement(self._identity, self._direct_announcement())
+
+    def _direct_announcement(self) -> Announcement:
+        """What it says of itself if others can dial it."""
         spec = self._loaded.spec
         # grows over restarts too, as long as the clock does not step back
         self._sequence = max(self._sequence + 1, int(time.time() * 1000))

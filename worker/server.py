@@ -14,18 +14,21 @@ from typing import Protocol
 import msgspec
 import structlog
 
+from shared.dial_back import DialBacks
 from shared.errors import PeerUnreachable, ProtocolError, StepRefused
 from shared.grants import is_granted
 from shared.hosts import Realm
 from shared.identity import Identity
 from shared.secret import SwarmSecret
 from shared.swarm import PeerId, SessionId
-from shared.wire.codec import Frame, encode
+from shared.wire.codec import Frame, decode, encode
 from shared.wire.link import Link, LinkPool
 from shared.wire.messages import (
     MAX_NEIGHBOURS,
     Checkpoint,
     Close,
+    DialBack,
+    DialledBack,
     Filled,
     Hello,
     Introduce,
@@ -33,6 +36,7 @@ from shared.wire.messages import (
     Neighbour,
     Proof,
     Refused,
+    Relay,
     Sampling,
     SamplingContext,
     Scores,
@@ -44,7 +48,7 @@ from shared.wire.messages import (
 )
 from worker.copies import GATHER_SECONDS, Copies
 from worker.engine import Engine
-from worker.neighbours import Neighbours
+from worker.neighbours import Neighbours, Push
 from worker.parts import PartKey, part_of
 from worker.reading import check
 from worker.scoring import MAX_SCORED
@@ -111,6 +115,9 @@ class WorkerServer:
         sessions.address_of = self.pool.address_of
         self._clock = clock
         self._neighbours = Neighbours(self.pool)
+        self.dial_backs = DialBacks(self.pool)
+        self.on_lost: Callable[[PeerId], None] = lambda peer: None
+        """Called when the last link to anybody has ended."""
         self._gateways: set[PeerId] = set()
         self._loop = asyncio.get_running_loop()
         self._copies = Copies(self._answer)
@@ -172,19 +179,59 @@ class WorkerServer:
                 self._on_step(step, frame.payload, link.peer)
             case Close() as close:
                 self._on_close(close, link.peer)
-            case Introduce(records=records):
-                self._gateways.add(link.peer)
-                for record in records:
-                    self._neighbours.introduce(link.peer, record)
-                self._answer(link.peer, self.status)
+            case Introduce() as introduce:
+                self._on_introduce(introduce, link.peer)
+            case Relay() as relay:
+                self._on_relayed(relay, frame.payload, link.peer)
+            case DialledBack(outcome=outcome):
+                self.dial_backs.heard(link.peer, outcome)
             case Status():
                 pass  # a worker that dialled us may take us for a gateway
-            case Hello() | Proof() | Checkpoint() | Refused() as m:
+            case Hello() | Proof() | Checkpoint() | Refused() | DialBack() as m:
                 raise ProtocolError(f"a worker takes no {type(m).__name__}")
             case Tokens() | Scores() | States() | Filled() as m:
                 raise ProtocolError(f"a worker takes no {type(m).__name__}")
 
+    def _on_introduce(self, introduce: Introduce, gateway: PeerId) -> None:
+        self._gateways.add(gateway)
+        for record in introduce.records:
+            worker = self._neighbours.introduce(gateway, record)
+            if introduce.dial and worker:
+                self._neighbours.dial(gateway, worker)
+        self._answer(gateway, self.status)
+
+    def _on_relayed(self, relay: Relay, payload: memoryview, gateway: PeerId) -> None:
+        """A step that a worker without a link to us handed to the gateway, of its own session."""
+        try:
+            inner = decode(payload)
+        except ProtocolError as error:
+            self._refuse_relayed(relay, gateway, str(error))
+            return
+        step = inner.message
+        if not isinstance(step, Step):
+            self._refuse_relayed(relay, gateway, f"{type(step).__name__} is not passed on")
+        elif (step.gateway, step.session) != (gateway, relay.session):
+            self._refuse_relayed(relay, gateway, "the step is of another session")
+        else:
+            self._on_step(step, inner.payload, relay.worker)
+
+    def _refuse_relayed(self, relay: Relay, gateway: PeerId, why: str) -> None:
+        """Neither the gateway nor we can have known it before."""
+        log.warning("relayed_frame_refused", sender=relay.worker, gateway=gateway, error=why)
+        detail = f"{relay.worker} sent through the gateway: {why}"[:1024]
+        peer = self._identity.peer
+        self._answer(gateway, Refused(relay.session, relay.epoch, peer, "bad_inputs", detail))
+
+    def _relay(self, step: Step, frame: bytes) -> None:
+        """Hand a step to its gateway, for the next worker. Raises PeerUnreachable."""
+        self._pushed.pop(part_of(step), None)  # the gateway knows whether that one is there
+        link = self.pool.get(step.gateway)
+        if link is None:
+            raise PeerUnreachable(f"no link to {step.gateway}")
+        link.post(Relay(step.session, step.epoch, step.hops[1].worker), frame)
+
     def _on_lost(self, peer: PeerId) -> None:
+        self.on_lost(peer)
         self._gateways.discard(peer)
         self._neighbours.forget(peer)
         self._copies.flush()  # if it was the next hop, gateways are about to need them
@@ -208,6 +255,7 @@ class WorkerServer:
     def _on_close(self, close: Close, gateway: PeerId) -> None:
         session = SessionId(close.session)
         self._copies.drop(session)
+        self._neighbours.over(close.session)
         # a cache of transformers' own cannot be begun with a part of another
         prefix = close.prefix if self._shape.batches else ()
         kept = self.sessions.keep(session, gateway, prefix)
@@ -378,9 +426,13 @@ class WorkerServer:
         else:
             slim = msgspec.structs.replace(step, context=b"", prefix=(), read=None)
             self._pushed[part_of(step)] = slim
-            self._neighbours.push(
-                step.gateway, following, frame, partial(self._on_unreachable, step)
+            push = Push(
+                step.session,
+                frame,
+                on_failed=partial(self._on_unreachable, step),
+                relay=partial(self._relay, step) if step.relays else None,
             )
+            self._neighbours.push(step.gateway, following, push)
         return True
 
     def _send_copy(self, step: Step, outcome: Outcome) -> None:

@@ -9,7 +9,8 @@ from pydantic_settings import BaseSettings
 from shared.commands import Addresses, FilePath, OptionalPath, settings_config
 from shared.hosts import Reach, is_loopback
 from shared.logs import LogFormat, LogLevel
-from shared.swarm import MAX_BLOCKS
+from shared.swarm import MAX_ATTACHED, MAX_BLOCKS
+from worker.reachability import Attach
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -51,6 +52,14 @@ class WorkerSettings(BaseSettings):
     tls: Tls = Field(
         "auto",
         description="encrypt links here; auto = unless HOST is loopback or PUBLIC_URL is given",
+    )
+    attach: Attach = Field(
+        "auto",
+        description="hold links to gateways and announce no address; auto = if gateways dial this "
+        "worker in vain, e.g. behind NAT",
+    )
+    attach_gateways: int = Field(
+        3, ge=1, le=MAX_ATTACHED, description="gateways to be attached to at a time"
     )
     dht_port: int = Field(0, ge=0, le=65535, description="TCP port of discovery; 0 = any free")
     join: Addresses = Field([], description="known nodes of the swarm; may be repeated")

@@ -29,9 +29,14 @@ def swarm_snapshot(
     """What /swarm shows, as plain values. Pure.
 
     `expires_in` is what is left of a worker's lease in seconds, `statuses` what workers last said
-    of their load, `linked` those with a live link. A worker that is leaving covers nothing.
+    of their load, `linked` those with a live link. A worker covers nothing that is leaving, or that
+    nobody can dial and that is attached to other gateways only.
     """
-    staying = {peer: worker for peer, worker in view.items() if not worker.leaving}
+    staying = {
+        peer: worker
+        for peer, worker in view.items()
+        if not worker.leaving and (worker.url or peer in linked)
+    }
     gaps = uncovered((announcement.span for announcement in staying.values()), spec.blocks)
     workers = sorted(
         view.values(), key=lambda announcement: (announcement.span, announcement.worker)
@@ -68,7 +73,8 @@ def readiness(snapshot: Mapping[str, Any], trusted: Set[PeerId] | None = None) -
     spans = [
         range(worker["start"], worker["end"])
         for worker in snapshot["workers"]
-        if worker["peer_id"] in trusted and not worker["leaving"]
+        if worker["peer_id"] in trusted
+        and not (worker["leaving"] or worker.get("elsewhere", False))
     ]
     ends = (0, snapshot["num_blocks"] - 1)
     missing = [str(block) for block in ends if not any(block in span for span in spans)]
@@ -135,6 +141,8 @@ def _worker(
         "leaving": announcement.leaving or bool(status and status.leaving),
         "next_span": str(announcement.next_span or ""),
         "linked": is_linked,
+        "attached": list(announcement.attached),
+        "elsewhere": not (announcement.url or is_linked),
         "status": msgspec.structs.asdict(status) if status else None,
     }
 

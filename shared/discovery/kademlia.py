@@ -54,6 +54,14 @@ class KademliaDirectory:
         """Leave the swarm and end the thread."""
         await self._thread.stop()
 
+    async def become_client(self) -> None:
+        """Leave and join anew as one that others do not dial, unless it is one already."""
+        if self._config.is_server:
+            self._config = replace(self._config, is_server=False)
+            await self._thread.stop()
+            self._thread = TrioThread(self._live, "discovery")
+            await self._thread.start()
+
     @property
     def multiaddrs(self) -> list[str]:
         """Where others may reach this node, with its peer id; what they give as `join`."""

@@ -23,6 +23,7 @@ class Watcher:
     What live links say wins over the directory: a worker reported `lost` is out at once, and
     until it announces anew; one that is `linked` stays, though its announcements be late. `clock`
     is in seconds since the epoch, for the times that workers write; leases run by `monotonic`.
+    `who` announces itself there, for the log.
     """
 
     def __init__(
@@ -30,12 +31,14 @@ class Watcher:
         directory: Directory,
         topics: str | Iterable[str],
         *,
+        who: str = "worker",
         poll_seconds: float = 1.0,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
         self._topics = (topics,) if isinstance(topics, str) else tuple(topics)
+        self._who = who
         self._poll_seconds = poll_seconds
         self._clock = clock
         self._monotonic = monotonic
@@ -114,9 +117,9 @@ class Watcher:
 
     def _tell(self, changes: Changes, *, reason: str) -> None:
         for announcement in changes.joined:
-            log.info("worker_joined", **_named(announcement))
+            log.info(f"{self._who}_joined", **_named(announcement))
         for announcement in changes.left:
-            log.info("worker_left", **_named(announcement), reason=reason)
+            log.info(f"{self._who}_left", **_named(announcement), reason=reason)
         if changes.has_news:
             self._changed.set()
             self._changed = asyncio.Event()

@@ -5,20 +5,31 @@ A peer that asks for too much waits, or loses its link; the others go on as if i
 
 from collections import Counter
 
-from shared.wire.messages import Introduce, Message
+from shared.wire.codec import Frame
+from shared.wire.messages import DialBack, Introduce, Relay
 
 FRAMES_PER_SECOND = 20_000.0
 """A frame takes our event loop some 20 us, so that nobody gets much more than a third of it."""
 BURST_FRAMES = 40_000.0
 FRAMES_PER_RECORD = 10
 """A signature takes as long to check as so many frames take to handle."""
+RELAYED_BYTES_PER_FRAME = 8 << 10
+"""What is passed on goes out again: so that one peer has some 160 MB/s of our uplink at most."""
 MAX_LINKS = 1024
 MAX_LINKS_PER_ADDRESS = 64
 
 
-def cost_of(message: Message) -> int:
-    """What a message costs us, in frames."""
-    return 1 + FRAMES_PER_RECORD * len(message.records) if isinstance(message, Introduce) else 1
+def cost_of(frame: Frame) -> int:
+    """What a frame costs us, in the least of frames."""
+    match frame.message:
+        case Introduce(records=records):
+            return 1 + FRAMES_PER_RECORD * len(records)
+        case DialBack():
+            return 1 + FRAMES_PER_RECORD
+        case Relay():
+            return 1 + len(frame.payload) // RELAYED_BYTES_PER_FRAME
+        case _:
+            return 1
 
 
 class Allowance:

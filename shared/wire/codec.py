@@ -39,7 +39,7 @@ def encode(message: Message, payload: bytes | memoryview = b"") -> bytes:
     return b"".join((_LENGTH.pack(len(header)), header, payload))
 
 
-def decode(frame: bytes) -> Frame:
+def decode(frame: bytes | memoryview) -> Frame:
     """The message and payload of a frame, the payload uncopied. Raises ProtocolError."""
     view = memoryview(frame)
     if len(view) < _LENGTH.size:

@@ -15,13 +15,11 @@ from collections.abc import Callable
 from functools import partial
 from itertools import chain, repeat
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
-from websockets.asyncio.client import connect
 from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import Server, serve
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.exceptions import ConnectionClosed
 from websockets.typing import Data
 
 from shared.errors import HandshakeError, PeerUnreachable, ProtocolError
@@ -31,8 +29,15 @@ from shared.secret import SwarmSecret
 from shared.swarm import PeerId
 from shared.wire.bounds import MAX_LINKS_PER_ADDRESS, Allowance, Doors, Room, cost_of
 from shared.wire.bundle import send_bundle, take_bundle
-from shared.wire.certificate import Certificate, fingerprint_of, pinning_context
-from shared.wire.codec import MAX_FRAME_BYTES, Frame, decode, encode
+from shared.wire.certificate import Certificate
+from shared.wire.codec import Frame, decode, encode
+from shared.wire.dialling import (
+    PING_INTERVAL_SECONDS,
+    PING_TIMEOUT_SECONDS,
+    SOCKET_OPTIONS,
+    check_certificate,
+    dial,
+)
 from shared.wire.handshake import Handshake, Side
 from shared.wire.intake import MAX_UNREAD_BYTES, Intake
 from shared.wire.messages import Message
@@ -40,10 +45,7 @@ from shared.wire.quality import LARGE_BYTES, Quality
 
 log = structlog.get_logger()
 
-DIAL_SECONDS = 5.0
 HANDSHAKE_SECONDS = 5.0
-PING_INTERVAL_SECONDS = 4.0
-PING_TIMEOUT_SECONDS = 8.0
 FIRST_PINGS = (0.1, 0.5, 1.0)
 """Pauses after the first pings of a link, in seconds, so that its delay is known soon."""
 CLOSE_SECONDS = 2.0
@@ -55,16 +57,6 @@ MAX_HANDSHAKE_BYTES = 4096
 MAX_LINKS_PER_PEER = 4
 MAX_REASON_BYTES = 123
 """Of a close frame (https://www.rfc-editor.org/rfc/rfc6455#section-5.5)."""
-
-SOCKET_OPTIONS: dict[str, Any] = {
-    "compression": None,
-    "max_size": MAX_FRAME_BYTES,
-    "max_queue": 4,
-    "ping_interval": PING_INTERVAL_SECONDS,
-    "ping_timeout": PING_TIMEOUT_SECONDS,
-    "close_timeout": 1.0,
-}
-"""Keyword arguments of both `connect` and `serve`: silence is noticed within 12 s."""
 
 
 class Link:
@@ -78,9 +70,12 @@ class Link:
         room: Room | None = None,
         allowance: Allowance | None = None,
         clock: Callable[[], float] = time.monotonic,
+        is_inbound: bool = False,
     ) -> None:
         """`room` is what all links have for frames that wait, `allowance` is the peer's."""
         self.peer = peer
+        self.is_inbound = is_inbound
+        self._opened_at = clock()
         self.is_open = True
         self._socket = socket
         self._room = room or Room(MAX_UNSENT_BYTES_IN_ALL)
@@ -109,6 +104,16 @@ class Link:
         self._unsent.append(frame)
         self._count_unsent(len(frame))
         self._wake.set()
+
+    @property
+    def age_seconds(self) -> float:
+        """How long it has been there."""
+        return self._clock() - self._opened_at
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the peer has left unread, as far as it waits here."""
+        return self._unsent_bytes
 
     async def answers(self, seconds: float) -> bool:
         """Whether the peer answers a ping in time; false at once when the link ends meanwhile."""
@@ -162,7 +167,7 @@ class Link:
                     self.is_open = False
                     await hang_up(self._socket, 1002, str(error))
                     return
-                pause = self._allowance.pause_seconds(cost_of(frame.message), self._clock())
+                pause = self._allowance.pause_seconds(cost_of(frame), self._clock())
                 if pause:
                     await asyncio.sleep(pause)
 
@@ -220,32 +225,6 @@ def address_of(socket: Connection) -> str:
     return str(name[0]) if name else ""
 
 
-async def resolved(url: str, reach: Realm) -> str:
-    """An address of a URL's host that one of this reach may dial. Raises OSError for none."""
-    host = urlsplit(url).hostname or ""
-    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=sockets.SOCK_STREAM)
-    addresses = [str(address[0]) for *_, address in found]
-    allowed = next((one for one in addresses if is_within(reach, one)), None)
-    if allowed is None:
-        raise OSError(
-            f"{', '.join(sorted(set(addresses)))} is no {reach} address, and this peer joined a "
-            f"{reach} swarm; say --reach private or --reach loopback if it should be dialled"
-        )
-    return allowed
-
-
-def check_certificate(socket: Connection, fingerprint: bytes) -> None:
-    """Raises HandshakeError unless the other end has shown the certificate of this fingerprint."""
-    if not fingerprint:
-        return
-    tls = socket.transport.get_extra_info("ssl_object")
-    if tls is None or fingerprint_of(tls) != fingerprint:
-        raise HandshakeError(
-            "the certificate there is not the announced one: it has been restarted, or somebody "
-            "sits between"
-        )
-
-
 async def hang_up(socket: Connection, code: int = 1000, reason: str = "") -> None:
     """Close a WebSocket. `close` alone waits without end for a peer that has stopped reading."""
     reason = reason.encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")
@@ -292,13 +271,6 @@ def as_bytes(data: Data) -> bytes:
     return bytes(data)
 
 
-class _ConnectHere(connect):
-    """Dials the signed address and no other: a redirect is refused."""
-
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        return exc
-
-
 class LinkPool:
     """All links of a process, by peer."""
 
@@ -311,13 +283,15 @@ class LinkPool:
         on_joined: Callable[[Link], None] = lambda link: None,
         on_lost: Callable[[PeerId], None] = lambda peer: None,
         links_per_address: int = MAX_LINKS_PER_ADDRESS,
+        doors: Doors | None = None,
         secret: SwarmSecret | None = None,
         reach: Realm = "loopback",
     ) -> None:
         """`on_lost` is called when the last link to a peer has ended, whatever ended it.
 
         Addresses of a narrower realm than `reach` are not dialled, see shared/hosts.py.
-        From one address at most `links_per_address` are let in, any number if that is 0.
+        From one address at most `links_per_address` are let in, any number if that is 0; `doors`
+        counts them, if several pools share a port.
         """
         self.identity = identity
         self.swarm = swarm
@@ -328,13 +302,14 @@ class LinkPool:
         self._dials: dict[PeerId, asyncio.Task[Link]] = {}
         self._runs: set[asyncio.Task[None]] = set()
         self._allowances: dict[PeerId, Allowance] = {}
-        self._doors = Doors(per_address=links_per_address)
+        self._doors = doors or Doors(per_address=links_per_address)
         self._unsent = Room(MAX_UNSENT_BYTES_IN_ALL)
         self._unread = Room(MAX_UNREAD_BYTES)
         self._is_closed = False
         self._secret = secret
         self._reach: Realm = reach
-        self._certificate = b""
+        self.certificate = b""
+        """The fingerprint of the certificate that links are taken under, if under any."""
 
     def get(self, peer: PeerId) -> Link | None:
         """The newest open link to a peer."""
@@ -379,7 +354,7 @@ class LinkPool:
         Raises OSError.
         """
         if certificate:
-            self._certificate = certificate.fingerprint
+            self.certificate = certificate.fingerprint
             options["ssl"] = certificate.context
         create: Any = partial(Intake, room=self._unread)
         return await serve(
@@ -400,51 +375,69 @@ class LinkPool:
 
     async def _accept(self, socket: Connection) -> None:
         try:
-            link = await self._prove(socket, "listener", certificate=self._certificate)
+            peer = await self._prove(socket, "listener", certificate=self.certificate)
         except ProtocolError as error:
             log.warning("handshake_refused", remote=str(socket.remote_address), error=str(error))
             await hang_up(socket, 1008, str(error))
             return
         if isinstance(socket, Intake):
             socket.proven()
-        await self._serve(link)
+        await self._serve(self._joined(socket, peer, is_inbound=True))
 
     async def close(self) -> None:
         """End every link and every dial, and dial no more."""
         self._is_closed = True
         dials = list(self._dials.values())
-        for dial in dials:
-            dial.cancel()
+        for under_way in dials:
+            under_way.cancel()
         closes = [link.close() for links in self._links.values() for link in links]
         await asyncio.gather(*closes, *dials, *self._runs, return_exceptions=True)
 
-    async def _dial(self, peer: PeerId, url: str, certificate: bytes) -> Link:
-        options: dict[str, Any] = {}
-        if certificate and url.startswith("wss:"):
-            options["ssl"] = pinning_context()
+    async def reaches(self, peer: PeerId, url: str, certificate: bytes, address: str) -> bool:
+        """Whether a peer proves itself at a URL whose host is this address and no other.
+
+        Whoever it is that answers, nothing but a handshake is said to it.
+        """
+        if not is_within(self._reach, address):
+            return False
         try:
-            async with asyncio.timeout(DIAL_SECONDS + HANDSHAKE_SECONDS):
-                if self._reach != "loopback":
-                    options["host"] = await resolved(url, self._reach)
-                socket = await _ConnectHere(
-                    url, open_timeout=DIAL_SECONDS, proxy=None, **SOCKET_OPTIONS, **options
-                )
-        except (OSError, TimeoutError, ValueError, WebSocketException) as error:
-            # ValueError: hosts that are no names, which URLs may contain
-            raise PeerUnreachable(f"{peer} at {url}: {error or 'timed out'}") from error
+            socket = await self._open(peer, url, certificate, host=address)
+        except PeerUnreachable as error:
+            log.debug("not_reached", peer=peer, error=str(error))
+            return False
+        await hang_up(socket)
+        return True
+
+    def supersede(self, link: Link) -> bool:
+        """Give up a peer's other links for this one; whether there were any."""
+        others = [one for one in self._links[link.peer] if one is not link and one.is_open]
+        for other in others:
+            other.abandon()
+        return bool(others)
+
+    async def _dial(self, peer: PeerId, url: str, certificate: bytes) -> Link:
+        socket = await self._open(peer, url, certificate)
+        link = self._joined(socket, peer)
+        run = asyncio.create_task(self._serve(link))
+        self._runs.add(run)
+        run.add_done_callback(self._runs.discard)
+        return link
+
+    async def _open(
+        self, peer: PeerId, url: str, certificate: bytes, *, host: str = ""
+    ) -> Connection:
+        """A WebSocket to a peer that has proven itself. Raises PeerUnreachable."""
+        socket = await dial(peer, url, certificate, reach=self._reach, host=host)
         try:
             check_certificate(socket, certificate)
-            link = await self._prove(socket, "dialler", expected=peer, certificate=certificate)
+            await self._prove(socket, "dialler", expected=peer, certificate=certificate)
         except ProtocolError as error:
             await hang_up(socket, 1008, str(error))
             raise PeerUnreachable(f"{peer} at {url}: {error}") from error
         except asyncio.CancelledError:
             socket.transport.abort()
             raise
-        run = asyncio.create_task(self._serve(link))
-        self._runs.add(run)
-        run.add_done_callback(self._runs.discard)
-        return link
+        return socket
 
     def _dial_done(self, peer: PeerId, dial: asyncio.Task[Link]) -> None:
         del self._dials[peer]
@@ -453,7 +446,7 @@ class LinkPool:
 
     async def _prove(
         self, socket: Connection, side: Side, *, certificate: bytes, expected: PeerId | None = None
-    ) -> Link:
+    ) -> PeerId:
         cut_off_when_stalled(socket)
         handshake = Handshake(
             self.identity,
@@ -464,14 +457,16 @@ class LinkPool:
             certificate=certificate,
             secret=self._secret,
         )
-        peer = await shake_hands(socket, handshake)
+        return await shake_hands(socket, handshake)
+
+    def _joined(self, socket: Connection, peer: PeerId, *, is_inbound: bool = False) -> Link:
         allowance = self._allowances.setdefault(peer, Allowance())
-        link = Link(socket, peer, room=self._unsent, allowance=allowance)
+        link = Link(socket, peer, room=self._unsent, allowance=allowance, is_inbound=is_inbound)
         links = self._links.setdefault(link.peer, [])
         links.append(link)
         if len(links) > MAX_LINKS_PER_PEER:
             links[0].abandon()
-        log.debug("link_open", peer=link.peer, side=side)
+        log.debug("link_open", peer=link.peer, is_inbound=is_inbound)
         return link
 
     async def _serve(self, link: Link) -> None:

@@ -229,6 +229,8 @@ class Step(Message, frozen=True, tag="step"):
     grants: Grants = ()
     """For each of the hops the gateway's word that the session is its own, see shared/grants.py."""
     read: Reading | None = None
+    relays: bool = False
+    """Whether the gateway passes on what a hop cannot hand to the next one itself, see Relay."""
 
 
 class Checkpoint(Message, frozen=True, tag="checkpoint"):
@@ -325,6 +327,41 @@ class Introduce(Message, frozen=True, tag="introduce"):
         tuple[Annotated[bytes, msgspec.Meta(max_length=MAX_RECORD_BYTES)], ...],
         msgspec.Meta(max_length=MAX_HOPS),
     ]
+    dial: bool = False
+    """Whether to dial them now: they cannot dial the receiver, and are to push to it."""
+
+
+class Relay(Message, frozen=True, tag="relay"):
+    """A frame between two workers of a session that have no link, on its way through the gateway.
+
+    The payload is the whole frame, which the gateway does not open. On the way to the gateway
+    `worker` is whom it is for, on the way from there whom it is from. `epoch` is that of the step
+    in it.
+    """
+
+    session: Session
+    epoch: Epoch
+    worker: Peer
+
+
+class DialBack(Message, frozen=True, tag="dial_back"):
+    """A worker asks a gateway to dial it at the address in `record`, its own announcement."""
+
+    record: Annotated[bytes, msgspec.Meta(max_length=MAX_RECORD_BYTES)]
+
+
+DialOutcome = Literal[
+    "reached",  # the worker answered there, and proved to be itself
+    "unreached",  # nobody did
+    "elsewhere",  # the address is not the one that the worker comes from: nobody was dialled
+    "busy",  # too much is asked of the gateway: nobody was dialled
+]
+
+
+class DialledBack(Message, frozen=True, tag="dialled_back"):
+    """What came of it."""
+
+    outcome: DialOutcome
 
 
 class Neighbour(msgspec.Struct, frozen=True, array_like=True):
@@ -379,6 +416,9 @@ AnyMessage = (
     | Introduce
     | Status
     | Close
+    | Relay
+    | DialBack
+    | DialledBack
 )
 
 assert MAX_BLOCKS >= MAX_HOPS

@@ -8,7 +8,9 @@ from tests.fakes import SPEC
 ann, bob, cyd = PeerId("ann"), PeerId("bob"), PeerId("cyd")
 
 
-def hosts(worker: PeerId, start: int, end: int, *, leaving: bool = False) -> Announcement:
+def hosts(
+    worker: PeerId, start: int, end: int, *, leaving: bool = False, hidden: bool = False
+) -> Announcement:
     return Announcement(
         worker=worker,
         swarm="s",
@@ -16,7 +18,8 @@ def hosts(worker: PeerId, start: int, end: int, *, leaving: bool = False) -> Ann
         revision=SPEC.revision,
         span=Span(start, end),
         num_blocks=SPEC.num_blocks,
-        url=f"ws://{worker}",
+        url="" if hidden else f"ws://{worker}",
+        attached=(PeerId("gate"),) if hidden else (),
         dtype="float32",
         sequence=1,
         issued_at=100.0,
@@ -59,6 +62,8 @@ def test_a_worker_is_shown_with_its_span_lease_link_and_load():
         "leaving": False,
         "next_span": "",
         "linked": True,
+        "attached": [],
+        "elsewhere": False,
     }
 
 
@@ -97,3 +102,10 @@ def test_a_worker_that_is_leaving_is_listed_but_covers_nothing():
     shown = snapshot(hosts(ann, 0, SPEC.num_blocks, leaving=True))
     assert len(shown["workers"]) == 1
     assert shown["uncovered"] == [f"0:{SPEC.num_blocks}"]
+
+
+def test_one_that_nobody_can_dial_covers_its_blocks_where_it_is_attached_alone():
+    shown = snapshot(hosts(ann, 0, 12, hidden=True), hosts(bob, 12, 24, hidden=True))
+    assert [worker["elsewhere"] for worker in shown["workers"]] == [False, True]
+    assert shown["uncovered"] == ["12:24"]
+    assert readiness(shown) is not True

@@ -1,5 +1,6 @@
 """A peer that wants too much waits or goes; some room is always left for others."""
 
+from shared.swarm import PeerId
 from shared.wire import bounds
 from shared.wire.bounds import (
     BURST_FRAMES,
@@ -10,7 +11,12 @@ from shared.wire.bounds import (
     Room,
     cost_of,
 )
-from shared.wire.messages import Close, Introduce
+from shared.wire.codec import Frame
+from shared.wire.messages import Close, DialBack, Introduce, Message, Relay
+
+
+def frame(message: Message, payload: bytes = b"") -> Frame:
+    return Frame(message, memoryview(payload))  # type: ignore[arg-type]
 
 
 def test_a_burst_is_read_at_once_and_a_flood_at_the_rate():
@@ -28,7 +34,15 @@ def test_one_that_paused_may_burst_again():
 
 
 def test_signatures_to_check_cost_more():
-    assert cost_of(Introduce((b"r",) * 20)) > 100 * cost_of(Close(bytes(16)))
+    plain = cost_of(frame(Close(bytes(16))))
+    assert cost_of(frame(Introduce((b"r",) * 20))) > 100 * plain
+    assert cost_of(frame(DialBack(b"r"))) > 10 * plain
+
+
+def test_what_is_to_be_passed_on_costs_by_its_size():
+    relay = Relay(bytes(16), 1, PeerId("bob"))
+    per_second = FRAMES_PER_SECOND / cost_of(frame(relay, bytes(1 << 20)))
+    assert 100 < per_second < 200  # MiB
 
 
 def test_nobody_may_hold_more_than_is_left_for_others():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.hosts import Reach, Realm, is_within, reach_of, realm_of, realm_of_url
+from shared.hosts import Reach, Realm, is_alone, is_within, reach_of, realm_of, realm_of_url
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,19 @@ def test_a_wider_address_may_always_be_dialled():
     assert [is_within("public", host) for host in hosts] == [False, False, True]
     assert [is_within("private", host) for host in hosts] == [False, True, True]
     assert [is_within("loopback", host) for host in hosts] == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("host", "members", "alone"),
+    [
+        ("127.0.0.1", (), True),
+        ("127.0.0.1", ("/ip4/127.0.0.1/tcp/4001/p2p/x",), True),
+        ("127.0.0.1", ("/ip4/127.0.0.1/tcp/4001/p2p/x", "/ip4/8.8.8.8/tcp/4001/p2p/x"), False),
+        ("127.0.0.1", ("/dns4/swarm.example.org/tcp/4001/p2p/x",), False),
+        ("0.0.0.0", (), False),
+    ],
+)
+def test_who_listens_and_joins_on_loopback_meets_this_machine_only(
+    host: str, members: tuple[str, ...], alone: bool
+):
+    assert is_alone(host, members) is alone

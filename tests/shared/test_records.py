@@ -75,6 +75,11 @@ def test_deep_nesting_in_an_unknown_field_is_refused():
         {"url": "ws://[::1"},
         {"url": "ws://host:99999"},
         {"url": "ws://host/" + "x" * 512},
+        {"url": ""},
+        {"attached": ("gate",)},
+        {"url": "", "attached": ("gate",) * 9},
+        {"url": "", "attached": ("x" * 129,)},
+        {"url": "", "attached": ("gate",), "certificate": bytes(32)},
     ],
     ids=str,
 )

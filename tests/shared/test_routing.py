@@ -283,3 +283,22 @@ def test_there_is_a_tiling_route_exactly_when_every_block_is_hosted(hosted: list
     found = plan_route(Roster(view, NUM_BLOCKS), span)
     assert tiles(found, span)
     assert all(view[hop.worker].span.covers(hop.span) for hop in found)
+
+
+def test_the_way_to_one_that_cannot_be_dialled_is_both_legs_through_the_gateway():
+    halves = workers("ann 0:12, bob 12:24, cyd 12:24")
+    halves[BOB] = announcement(worker=BOB, span=Span(12, 24), url="", attached=(PeerId("gate"),))
+    far = Survey(delays={ANN: 0.05, BOB: 0.02, CYD: 0.04})
+    hidden = plan_route(Roster(halves, NUM_BLOCKS), Span(0, 24), survey=far, needs=Needs(1, 100))
+    assert hidden == route("ann 0:12, cyd 12:24")  # 0.05 + 0.04, not 0.05 + 0.02 + 0.02
+    halves[BOB] = announcement(worker=BOB, span=Span(12, 24))
+    shown = plan_route(Roster(halves, NUM_BLOCKS), Span(0, 24), survey=far, needs=Needs(1, 100))
+    assert shown == route("ann 0:12, bob 12:24")
+
+
+def test_a_link_that_one_who_cannot_be_dialled_has_made_itself_counts_as_it_is():
+    halves = workers("ann 0:12, bob 12:24, cyd 12:24")
+    halves[BOB] = announcement(worker=BOB, span=Span(12, 24), url="", attached=(PeerId("gate"),))
+    known = Survey(delays={ANN: 0.05, BOB: 0.02, CYD: 0.04}, between={BOB: {ANN: 0.01}})
+    best = plan_route(Roster(halves, NUM_BLOCKS), Span(0, 24), survey=known, needs=Needs(1, 100))
+    assert best == route("ann 0:12, bob 12:24")

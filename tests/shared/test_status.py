@@ -52,6 +52,15 @@ def text_of(shown: RenderableType) -> str:
     return console.file.getvalue()
 
 
+def test_one_that_cannot_be_dialled_shows_how_it_is_attached():
+    here = msgspec.structs.replace(WORKER, url="", attached=("gate", "other"))
+    there = msgspec.structs.replace(WORKER, url="", attached=("gate",), elsewhere=True, status=None)
+    shown = text_of(table_of(overview(here, there)))
+    assert "attached to 2 gateways" in shown
+    assert "attached to 1 gateway " in shown
+    assert shown.count("attached to other gateways only") == 1
+
+
 def test_a_worker_s_row_says_blocks_lease_speed_and_load():
     row = next(line for line in text_of(table_of(overview(WORKER))).splitlines() if "…" in line)
     assert row.split() == [

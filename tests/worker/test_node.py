@@ -14,11 +14,13 @@ from shared.discovery.directory import MemoryDirectory
 from shared.errors import ConfigError, RecordError
 from shared.identity import Identity
 from shared.model_files import read_spec
-from shared.records import open_record
-from shared.swarm import Announcement, Hop, Span
-from shared.wire.link import LinkPool
-from shared.wire.messages import Introduce, Status, Step
+from shared.records import open_record, sign_announcement
+from shared.swarm import GATEWAYS, Announcement, Hop, Span
+from shared.wire.codec import Frame
+from shared.wire.link import Link, LinkPool
+from shared.wire.messages import DialBack, DialledBack, DialOutcome, Introduce, Status, Step
 from tests.models import build, save
+from worker import reaching as reaching_module
 from worker.loading import Loaded, load
 from worker.node import Node
 from worker.settings import WorkerSettings
@@ -157,3 +159,105 @@ async def test_a_public_address_is_announced_as_it_is(loaded: Loaded):
 def test_loading_takes_the_blocks_and_the_room_that_were_asked_for(directory_of_model: Path):
     loaded = load(settings(model=str(directory_of_model), kv_tokens=100, dtype="float32"), SPAN)
     assert (loaded.model.span, loaded.pages, loaded.spec.name) == (SPAN, 6, "m")
+
+
+@asynccontextmanager
+async def gateway(directory: Directory, loaded: Loaded) -> AsyncIterator[LinkPool]:
+    """One that takes workers, tries whether it can dial them, and says what it is told to."""
+
+    def answer(link: Link, frame: Frame) -> None:
+        if isinstance(frame.message, DialBack):
+            link.post(DialledBack(outcomes[0]))
+
+    outcomes: list[DialOutcome] = ["elsewhere"]
+    pool = LinkPool(GATE, "local", on_frame=answer)
+    pool.outcomes = outcomes  # type: ignore[attr-defined]
+    server = await pool.listen("127.0.0.1", 0)
+    announced = Announcement(
+        worker=GATE.peer,
+        swarm="local",
+        model=loaded.spec.name,
+        revision=loaded.spec.revision + GATEWAYS,
+        span=loaded.spec.blocks,
+        num_blocks=loaded.spec.num_blocks,
+        url=f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}",
+        dtype="",
+        sequence=1,
+        issued_at=time.time(),
+        lease_seconds=100,
+    )
+    await directory.announce(announced.topic, sign_announcement(GATE, announced))
+    directory.announced.clear()
+    try:
+        yield pool
+    finally:
+        await pool.close()
+        server.close()
+        await server.wait_closed()
+
+
+OPEN = {"host": "0.0.0.0", "tls": "off"}
+
+
+async def test_a_worker_that_cannot_be_dialled_attaches_and_announces_no_address(loaded: Loaded):
+    node, directory = Node(settings(**OPEN), ANN, loaded), Directory()
+    undiallable: list[bool] = []
+
+    async def on_undiallable() -> None:
+        undiallable.append(True)
+
+    async with gateway(directory, loaded) as pool:
+        stop, ready = asyncio.Event(), asyncio.Event()
+        life = asyncio.create_task(
+            node.serve(directory, stop, ready.set, on_undiallable=on_undiallable)
+        )
+        async with asyncio.timeout(10):
+            await ready.wait()
+        first = directory.announced[0]
+        assert (first.url, first.node, first.attached) == ("", "", (GATE.peer,))
+        assert pool.get(ANN.peer) is not None
+        assert undiallable
+        stop.set()
+        await life
+    assert all(not announced.url for announced in directory.announced)
+    assert directory.announced[-1].leaving
+
+
+async def test_a_worker_that_a_gateway_reaches_announces_its_address(loaded: Loaded):
+    node, directory = Node(settings(**OPEN), ANN, loaded), Directory()
+    async with gateway(directory, loaded) as pool:
+        pool.outcomes[0] = "reached"  # type: ignore[attr-defined]
+        async with serving(node, directory):
+            assert (directory.announced[0].url, directory.announced[0].attached) == (node.url, ())
+
+
+async def test_where_there_is_no_gateway_to_ask_an_address_is_announced_as_it_is(loaded: Loaded):
+    node, directory = Node(settings(**OPEN), ANN, loaded), Directory()
+    async with serving(node, directory):
+        assert directory.announced[0].url == node.url
+
+
+async def test_a_gateway_that_comes_later_is_asked_then(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reaching_module, "UNSURE_SECONDS", 0.05)
+    monkeypatch.setattr(reaching_module, "POLL_SECONDS", 0.05)
+    node, directory = Node(settings(**OPEN), ANN, loaded), Directory()
+    async with serving(node, directory):
+        assert directory.announced[0].url == node.url
+        async with gateway(directory, loaded):
+            await until(lambda: directory.announced and directory.announced[-1].attached)
+            assert directory.announced[-1].url == ""
+
+
+async def test_a_worker_that_is_attached_nowhere_announces_nothing(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reaching_module, "ATTACH_SECONDS", 0.05)
+    node, directory = Node(settings(attach="on"), ANN, loaded), Directory()
+    async with serving(node, directory):
+        await asyncio.sleep(0.1)
+        assert directory.announced == []
+        async with gateway(directory, loaded):
+            await until(lambda: directory.announced)
+            assert directory.announced[-1].attached == (GATE.peer,)
