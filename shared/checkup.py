@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
 
+import msgspec
 from huggingface_hub import constants
 
 from shared import findings, probes
@@ -23,10 +24,11 @@ from shared.doctor_settings import (
 )
 from shared.errors import BrigadeError, ConfigError
 from shared.findings import Finding
+from shared.hosts import is_alone
 from shared.identity import Identity
 from shared.model_files import hub_model, locate, name_of, read_spec
 from shared.secret import SwarmSecret
-from shared.swarm import ModelSpec
+from shared.swarm import GATEWAYS, ModelSpec
 
 CHECKUPS = "brigade.checkups"
 DISTRIBUTION = "bucket-brigade"
@@ -239,14 +241,29 @@ async def swarm(settings: DoctorSettings) -> list[Finding]:
             )
         except ConfigError:
             break  # said of --join already
-        urls = sorted({worker.url for worker, _ in sightings})[: probes.MAX_DIALLED]
+        urls = sorted({worker.url for worker, _ in sightings if worker.url})[: probes.MAX_DIALLED]
         answers = await asyncio.gather(*map(probes.answers, urls))
         dead = [url for url, answer in zip(urls, answers, strict=True) if not answer]
-        found.append(findings.of_workers(len(urls) - len(dead), dead, hint))
+        num_attached = sum(not worker.url for worker, _ in sightings)
+        found += findings.of_attached(num_attached)
+        if urls or not num_attached:
+            found.append(findings.of_workers(len(urls) - len(dead), dead, hint))
         skew = findings.skew_of(sightings, at)
         if skew is not None and not any(one.check == "clock" for one in found):
             found.append(findings.of_skew(skew, "the swarm's workers"))
+        found += await _attaching(settings, spec, secret)
     return [*found, *await _clock(found)]
+
+
+async def _attaching(
+    settings: DoctorSettings, spec: ModelSpec, secret: SwarmSecret | None
+) -> list[Finding]:
+    """What becomes of a worker here that nobody can dial."""
+    if not isinstance(settings, WorkerDoctor) or is_alone(settings.host, settings.join):
+        return []
+    gateways = msgspec.structs.replace(spec, revision=spec.revision + GATEWAYS)
+    seen = await probes.look(settings.join, settings.swarm, gateways, secret=secret)
+    return [findings.of_gateways(len(seen.sightings))]
 
 
 async def _clock(found: Iterable[Finding]) -> list[Finding]:

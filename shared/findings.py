@@ -195,6 +195,26 @@ def of_workers(reached: int, unreached: Sequence[str], hint: str = "") -> Findin
     return warning("workers", says, remedy) if reached else problem("workers", says, remedy)
 
 
+def of_attached(num: int) -> list[Finding]:
+    """Of workers that are reached through the gateways they are attached to."""
+    return [ok("attached", f"{num} that nobody can dial, through gateways")] if num else []
+
+
+def of_gateways(num: int) -> Finding:
+    """Whether a worker here could serve though nobody can dial it."""
+    if num:
+        return ok(
+            "attach",
+            f"{num} of the swarm's gateways try to dial a worker when it starts; if they cannot, "
+            "it attaches to them and is reached through them",
+        )
+    return warning(
+        "attach",
+        "no gateway of the swarm tries whether a worker can be dialled, nor takes one that cannot",
+        "behind NAT: forward the port, or have a gateway started with --attach-host",
+    )
+
+
 def of_files(limit: int, *, wanted: int) -> Finding:
     """Whether enough sockets may be open at a time."""
     if limit >= wanted:

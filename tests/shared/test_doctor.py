@@ -18,9 +18,10 @@ from shared.errors import ConfigError
 from shared.findings import Finding, ok, problem, warning
 from shared.identity import Identity
 from shared.model_files import BUNDLED, BUNDLED_NAME, read_spec
-from shared.swarm import Span
+from shared.swarm import GATEWAYS, Span, topic_of
 from tests.shared.announcing import ANN, BOB, CYD, live_record
 
+DEE = Identity(bytes([7]) * 32)
 SPEC = read_spec(BUNDLED, BUNDLED_NAME)
 
 
@@ -164,6 +165,8 @@ async def test_the_swarm_is_really_joined_and_its_workers_dialled(
         topic = f"local/{SPEC.name}@{SPEC.revision}"
         await member.announce(topic, live_record(ANN, url=url, **facts))
         await member.announce(topic, live_record(BOB, url="ws://127.0.0.1:1", **facts))
+        hidden = {"url": "", "attached": (BOB.peer,)}
+        await member.announce(topic, live_record(DEE, **facts, **hidden))
         nowhere = f"/ip4/127.0.0.1/tcp/1/p2p/{ANN.peer}"
         joining = settings(join=[*member.multiaddrs, nowhere])
         there, nobody = await checkup.join("worker", joining)
@@ -172,6 +175,7 @@ async def test_the_swarm_is_really_joined_and_its_workers_dialled(
     assert (there.level, nobody.level) == ("ok", "problem")
     assert of(found, "workers").level == "warning"
     assert "1 of 2 cannot be dialled from here: ws://127.0.0.1:1" in of(found, "workers").says
+    assert of(found, "attached").says.startswith("1 that nobody can dial")
     assert of(found, "clock").level == "ok"
     assert "the swarm's workers" in of(found, "clock").says
 
@@ -281,3 +285,27 @@ def test_the_command_s_own_environment_counts(
 def test_an_unknown_role_is_refused():
     with pytest.raises(ConfigError, match="no 'nurse' to check; there are worker, gateway"):
         doctor.main(["nurse"])
+
+
+async def test_a_newcomer_from_elsewhere_hears_whether_gateways_would_take_it(
+    settings: Callable[..., WorkerDoctor], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(probes, "LOOK_SECONDS", 0.01)
+    member = KademliaDirectory(CYD)
+    await member.start()
+    gateway = {
+        "swarm": "local",
+        "model": SPEC.name,
+        "revision": SPEC.revision + GATEWAYS,
+        "num_blocks": SPEC.num_blocks,
+        "span": SPEC.blocks,
+    }
+    joining = settings(host="0.0.0.0", join=member.multiaddrs)
+    alone = await checkup.swarm(joining)
+    topic = topic_of("local", SPEC.name, SPEC.revision + GATEWAYS)
+    await member.announce(topic, live_record(ANN, **gateway))
+    taken = await checkup.swarm(joining)
+    here = await checkup.swarm(settings(join=member.multiaddrs))
+    await member.stop()
+    assert (of(alone, "attach").level, of(taken, "attach").level) == ("warning", "ok")
+    assert not any(finding.check == "attach" for finding in here)

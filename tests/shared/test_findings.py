@@ -2,6 +2,7 @@
 
 import pytest
 
+from shared import findings
 from shared.findings import (
     GIB,
     exit_code,
@@ -116,3 +117,11 @@ def test_some_workers_out_of_reach_are_a_warning_and_all_of_them_a_problem():
 def test_few_open_files_are_a_warning_with_the_command():
     assert of_files(1024, wanted=1024).level == "ok"
     assert of_files(256, wanted=1024).remedy == "ulimit -n 1024"
+
+
+def test_workers_that_nobody_can_dial_are_told_apart_and_a_newcomer_hears_what_becomes_of_it():
+    assert findings.of_attached(0) == []
+    assert [one.level for one in findings.of_attached(2)] == ["ok"]
+    assert findings.of_gateways(1).level == "ok"
+    alone = findings.of_gateways(0)
+    assert (alone.level, "--attach-host" in alone.remedy) == ("warning", True)
