@@ -88,8 +88,8 @@ async def crowd(
             *(f"--identity={home / 'g.key'}", "--recovery-timeout-seconds=60"),
             is_fresh=True,
         )
+        url = (await gateway.ready())["url"]  # before the workers take all of the machine
         workers = await _start_in_random_order(made, directory, home, join, num_workers, max_blocks)
-        url = (await gateway.ready())["url"]
         async with httpx.AsyncClient(base_url=url, timeout=120, trust_env=False) as client:
             yield Crowd(url, workers, client)
 
