@@ -24,6 +24,6 @@ def test_blocks_that_the_model_has_not_are_named_beside_those_it_has(text: str):
 
 
 def test_mistakes_are_found_without_reading_torch():
-    code = "import sys, worker.__main__; print({'torch', 'libp2p'} & set(sys.modules))"
+    code = "import sys, worker.__main__; print('torch' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout == "set()\n"
+    assert told.stdout == "False\n"
