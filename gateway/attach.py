@@ -7,7 +7,7 @@ model's from the start. Workers look gateways up under a topic beside that of th
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
@@ -21,9 +21,10 @@ from websockets.http11 import Request, Response
 from gateway.links import Links
 from gateway.settings import GatewaySettings
 from shared.discovery.directory import Directory
-from shared.discovery.multiaddrs import reachable_host
+from shared.discovery.multiaddrs import reachable_url
 from shared.errors import BrigadeError, ConfigError, RecordError
 from shared.identity import Identity
+from shared.periodic import every
 from shared.records import open_record, sign_announcement
 from shared.swarm import GATEWAYS, Announcement, ModelSpec, topic_of
 from shared.wire.bounds import MAX_LINKS_PER_ADDRESS, Doors, Room
@@ -88,7 +89,7 @@ class AttachPort:
         announce = partial(self._announce, identity, directory, swarm, specs)
         try:
             self._check(identity, swarm, specs)
-            announcing = asyncio.create_task(_every(ANNOUNCE_SECONDS, announce))
+            announcing = asyncio.create_task(every(ANNOUNCE_SECONDS, announce, at_once=True))
             try:
                 yield
             finally:
@@ -118,10 +119,9 @@ class AttachPort:
                 "choose another --attach-host or --attach-port (0 takes any free one)"
             ) from error
         port = next(iter(server.sockets)).getsockname()[1]
-        host = reachable_host(self._host)
-        host = f"[{host}]" if ":" in host else host
-        scheme = "wss" if self._certificate else "ws"
-        self.url = self.url or f"{scheme}://{host}:{port}"
+        self.url = self.url or reachable_url(
+            self._host, port, has_tls=self._certificate is not None
+        )
         return server
 
     async def _accept(self, socket: ServerConnection) -> None:
@@ -188,13 +188,3 @@ def _name_of(swarm: str, spec: ModelSpec) -> str:
 
 def _last_part(path: str) -> str:
     return urlsplit(path).path.rpartition("/")[2]
-
-
-async def _every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:
-    """Now, and again and again."""
-    while True:
-        try:
-            await act()
-        except Exception:  # one bad round must not end all others
-            log.exception("attach_port_not_announced")
-        await asyncio.sleep(seconds)

@@ -1,10 +1,8 @@
 """`brigade up`: a whole swarm on this machine, each part a process of its own."""
 
 import asyncio
-import errno
 import json
 import signal
-import socket
 import sys
 from collections.abc import Awaitable, Sequence
 from itertools import pairwise
@@ -23,6 +21,7 @@ from shared.demo import ask, curl_line, what_is_wanting
 from shared.errors import BrigadeError, ConfigError
 from shared.logs import LogLevel
 from shared.model_files import locate, name_of, read_spec
+from shared.ports import check_port
 from shared.state_file import write_state
 from shared.swarm import Span
 
@@ -132,7 +131,7 @@ async def run(settings: UpSettings) -> int:
     """Bring a swarm up, keep it until a signal comes, stop every process of it."""
     spec = read_spec(locate(settings.model), name_of(settings.model))
     spans = deal(spec.num_blocks, settings.workers)
-    claim_port(settings.host, settings.port)
+    check_port(settings.host, settings.port)
     if settings.state_file:
         settings.state_file.unlink(missing_ok=True)  # an older swarm's
     loop = asyncio.get_running_loop()
@@ -284,21 +283,6 @@ class Swarm:
 def worker_state(ready: dict[str, Any]) -> dict[str, Any]:
     """What the state file says of a worker, from its ready line."""
     return {key: ready[key] for key in ("pid", "peer_id", "start", "end", "url")}
-
-
-def claim_port(host: str, port: int) -> None:
-    """Raises ConfigError when nothing can be served on that port, before anything is started."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise ConfigError(
-                    f"port {port} on {host} is taken; choose another, or --port 0 for any free one"
-                ) from error
-            raise ConfigError(f"cannot serve on {host} port {port}: {error.strerror}") from error
 
 
 def _set_once(future: asyncio.Future[int], value: int) -> None:

@@ -11,11 +11,12 @@ from websockets.asyncio.server import Server
 
 from shared.catalogue import ENTRY_SECONDS, entry
 from shared.discovery.directory import Directory
-from shared.discovery.multiaddrs import reachable_host
+from shared.discovery.multiaddrs import reachable_url
 from shared.errors import BrigadeError, ConfigError, RecordError
 from shared.hosts import is_alone, reach_of
 from shared.identity import Identity
 from shared.pace import Pace
+from shared.periodic import every
 from shared.records import open_record, sign_announcement
 from shared.secret import SwarmSecret
 from shared.swarm import Announcement, PeerId, Span, topic_of
@@ -195,10 +196,9 @@ class Node:
                 "choose another --port (0 takes any free one)"
             ) from error
         port = next(iter(server.sockets)).getsockname()[1]
-        host = reachable_host(settings.host)
-        host = f"[{host}]" if ":" in host else host
-        scheme = "wss" if self._certificate else "ws"
-        self.url = settings.public_url or f"{scheme}://{host}:{port}"
+        self.url = settings.public_url or reachable_url(
+            settings.host, port, has_tls=self._certificate is not None
+        )
         try:  # what others would refuse to believe is better said here and now
             open_record(self._direct_record())
         except RecordError as error:
@@ -304,16 +304,6 @@ class Node:
             next_span=self._next_span,
             intends=self._next_span is not None and not self._is_leaving,
         )
-
-
-async def every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:
-    """Do something again and again, a while after the last time, whatever becomes of it."""
-    while True:
-        await asyncio.sleep(seconds)
-        try:
-            await act()
-        except Exception:  # a worker's heartbeat must outlive one bad beat
-            log.exception("beat_failed")
 
 
 def _speed_of(pace: Pace) -> float:

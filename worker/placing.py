@@ -12,15 +12,16 @@ from contextlib import asynccontextmanager
 import structlog
 
 from shared.discovery.directory import Directory
-from shared.discovery.multiaddrs import reachable_host
+from shared.discovery.multiaddrs import reachable_url
 from shared.discovery.watcher import Watcher
 from shared.errors import BrigadeError, PeerUnreachable
 from shared.explanation import reason
 from shared.identity import Identity
+from shared.periodic import every
 from shared.placement import Choice, Survey, choose_span, should_move, survey
 from shared.records import sign_announcement
 from shared.swarm import Announcement, ModelSpec, PeerId, Span, SwarmView, topic_of
-from worker.node import Node, every
+from worker.node import Node
 from worker.room import Room
 from worker.saying import say
 from worker.settings import WorkerSettings
@@ -196,8 +197,6 @@ class Place:
 
     def _announcement(self, span: Span, room: Room, *, intends: bool) -> Announcement:
         settings, spec = self._settings, self._spec
-        host = reachable_host(settings.host)
-        host = f"[{host}]" if ":" in host else host
         return Announcement(
             worker=self.peer,
             swarm=settings.swarm,
@@ -206,7 +205,8 @@ class Place:
             span=span,
             num_blocks=spec.num_blocks,
             # nobody dials who is leaving; port 9 is where nothing is served
-            url=settings.public_url or f"ws://{host}:{settings.port or 9}",
+            url=settings.public_url
+            or reachable_url(settings.host, settings.port or 9, has_tls=False),
             dtype="",
             sequence=int(time.time() * 1000),
             issued_at=time.time(),

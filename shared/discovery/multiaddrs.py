@@ -87,6 +87,13 @@ def reachable_host(host: str) -> str:
     return own_address(kind) if kind else host
 
 
+def reachable_url(host: str, port: int, *, has_tls: bool) -> str:
+    """Where others may dial a WebSocket server that listens on a host."""
+    name = reachable_host(host)
+    name = f"[{name}]" if ":" in name else name
+    return f"{'wss' if has_tls else 'ws'}://{name}:{port}"
+
+
 def _made_concrete(address: Multiaddr) -> Multiaddr:
     for kind, wildcard in WILDCARDS.items():
         prefix = f"/{kind}/{wildcard}/"

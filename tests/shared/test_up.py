@@ -91,8 +91,8 @@ def test_a_taken_port_is_refused_before_anything_starts():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port} on 127.0.0.1 is taken"):
-            up.claim_port("127.0.0.1", port)
-    up.claim_port("127.0.0.1", 0)
+            up.check_port("127.0.0.1", port)
+    up.check_port("127.0.0.1", 0)
 
 
 def test_an_exit_is_told_as_a_status_or_a_signal():
