@@ -115,6 +115,6 @@ def _plain(address: str) -> str:
 
 def _tell(link: Link, outcome: DialOutcome) -> None:
     try:
-        link.post(DialledBack(outcome))
+        link.post(DialledBack(outcome, _plain(link.address) if link.address else ""))
     except PeerUnreachable as error:
         log.debug("dial_back_not_told", peer=link.peer, error=str(error))

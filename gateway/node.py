@@ -45,7 +45,7 @@ from shared.discovery.multiaddrs import tcp_address
 from shared.discovery.sealed import directory_of
 from shared.discovery.watcher import Watcher
 from shared.errors import ConfigError
-from shared.hosts import reach_of
+from shared.hosts import in_url, reach_of
 from shared.identity import Identity
 from shared.model_files import locate, name_of, read_spec
 from shared.secret import SwarmSecret
@@ -342,7 +342,7 @@ def _snapshot(spec: ModelSpec, links: Links, directory: KademliaDirectory) -> di
 def _say_ready(
     settings: GatewaySettings, listener: socket.socket, identity: Identity, *, attach_url: str
 ) -> None:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    host = in_url(settings.host)
     state = {
         "pid": os.getpid(),
         "url": f"http://{host}:{listener.getsockname()[1]}",

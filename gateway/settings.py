@@ -1,7 +1,7 @@
 """What an operator may set on a gateway."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode
@@ -9,12 +9,11 @@ from pydantic_settings import BaseSettings, NoDecode
 from gateway.keys import Key, parse_variable
 from gateway.markup.dialect import ToolFormat
 from shared.commands import Addresses, FilePath, Names, OptionalPath, Peers, settings_config
-from shared.hosts import Reach, is_loopback
+from shared.hosts import Reach, Tls, takes_tls
 from shared.logs import LogFormat, LogLevel
 from shared.wire.messages import WireDtype
 
 GIB = 1 << 30
-Tls = Literal["auto", "on", "off"]
 
 
 def _keys(value: object) -> object:
@@ -170,9 +169,5 @@ class GatewaySettings(BaseSettings):
 
     @property
     def takes_tls(self) -> bool:
-        """Whether workers attach under TLS that this process itself speaks.
-
-        An address given by hand says who does it: a proxy for wss://, nobody for ws://.
-        """
-        is_open = not (self.attach_url or is_loopback(self.attach_host))
-        return self.attach_tls == "on" or (self.attach_tls == "auto" and is_open)
+        """Whether workers attach under TLS that this process itself speaks."""
+        return takes_tls(self.attach_tls, self.attach_host, self.attach_url)

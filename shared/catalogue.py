@@ -5,18 +5,21 @@ an entry into the swarm's catalogue, one topic for all, rarely and for long: for
 without a model, or with one that nobody here has.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from shared.discovery.directory import Directory
 from shared.errors import RecordError
+from shared.placement import survey
 from shared.records import validate
-from shared.swarm import Announcement, PeerId, SwarmView, topic_of
+from shared.swarm import Announcement, ModelSpec, PeerId, SwarmView, topic_of
 
 ENTRY_SECONDS = 30.0
 """Time between two entries of a worker."""
 LEASE_SECONDS = 90.0
+MAX_NAMED = 5
+"""Models named in one sentence: strangers may list any number."""
 
 Catalogue = Mapping[str, SwarmView]
 """The workers of each MODEL@REVISION."""
@@ -54,6 +57,42 @@ async def read_catalogue(directory: Directory, swarm: str, *, now: float) -> Cat
     return found
 
 
+def by_need(catalogue: Catalogue) -> list[str]:
+    """The models, the one that needs help most first.
+
+    What nobody can use yet for want of a few blocks comes first, then what is slowest.
+    """
+    return sorted(catalogue, key=lambda key: (*need(catalogue[key], _size(catalogue[key])), key))
+
+
+def state_of(view: SwarmView, num_blocks: int = 0) -> str:
+    """How a model of so many blocks fares, in words; 0 = of as many as its workers say."""
+    throughput, num_bare = need(view, num_blocks or _size(view))
+    return f"nobody hosts {num_bare} of its blocks" if num_bare else f"{throughput:.1f} tokens/s"
+
+
+def need(view: SwarmView, num_blocks: int) -> tuple[float, int]:
+    """The tokens a second there are, and how many blocks nobody hosts: what is least needs most."""
+    seen = survey(view, num_blocks)
+    return seen.throughput, sum(level <= 0 for level in seen.levels)
+
+
+def few(keys: Sequence[str]) -> str:
+    """The first of these models, and how many more there are."""
+    rest = len(keys) - MAX_NAMED
+    return ", ".join(keys[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def spec_told(key: str, view: SwarmView) -> ModelSpec:
+    """What its workers tell of MODEL@REVISION. How large its states are is not told: 0 here."""
+    name, _, revision = key.rpartition("@")
+    return ModelSpec(name, revision, _size(view), hidden_size=0, vocab_size=0, max_positions=0)
+
+
+def _size(view: SwarmView) -> int:
+    return max(worker.num_blocks for worker in view.values())
+
+
 def why_nobody(
     catalogue: Catalogue, *, swarm: str, model: str, revision: str, is_private: bool
 ) -> str:
@@ -68,8 +107,13 @@ def why_nobody(
             "and tokenizer files must be the same here and there, or both name OWNER/NAME@REVISION"
         )
     if catalogue:
-        names = ", ".join(sorted(catalogue)[:5])
+        names = few(sorted(catalogue))
         return f"swarm {swarm!r} hosts {names}, not {wanted}: compare --model and --model-name"
+    return none_at_all(swarm, is_private=is_private)
+
+
+def none_at_all(swarm: str, *, is_private: bool) -> str:
+    """Why nobody in the swarm announces anything, and what to compare."""
     secret = "its secret is another" if is_private else "it is private, and there is no secret here"
     return (
         f"nobody announces any model in swarm {swarm!r}: there is no worker yet, or the swarm "

@@ -4,7 +4,7 @@ import asyncio
 import resource
 import stat
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import cast
@@ -22,13 +22,15 @@ from shared.doctor_settings import (
     ServesModels,
     WorkerDoctor,
 )
-from shared.errors import BrigadeError, ConfigError
+from shared.errors import BrigadeError, ConfigError, RecordError
 from shared.findings import Finding
 from shared.hosts import is_alone
 from shared.identity import Identity
 from shared.model_files import hub_model, locate, name_of, read_spec
+from shared.outside import dialled_back
+from shared.reached import of_trials
 from shared.secret import SwarmSecret
-from shared.swarm import GATEWAYS, ModelSpec
+from shared.swarm import GATEWAYS, Announcement, ModelSpec
 
 CHECKUPS = "brigade.checkups"
 DISTRIBUTION = "bucket-brigade"
@@ -263,7 +265,32 @@ async def _attaching(
         return []
     gateways = msgspec.structs.replace(spec, revision=spec.revision + GATEWAYS)
     seen = await probes.look(settings.join, settings.swarm, gateways, secret=secret)
-    return [findings.of_gateways(len(seen.sightings))]
+    found = [findings.of_gateways(len(seen.sightings))]
+    told = [gateway for gateway, _ in seen.sightings if not gateway.leaving]
+    return [*found, await outside(settings, spec, told, secret)] if told else found
+
+
+async def outside(
+    settings: WorkerDoctor,
+    spec: ModelSpec,
+    gateways: Sequence[Announcement],
+    secret: SwarmSecret | None,
+) -> Finding:
+    """Whether gateways can dial a worker here: they are asked to."""
+    try:
+        trials = await dialled_back(settings, spec, gateways, secret)
+    except (OSError, UnicodeError):
+        where = f"{settings.host}:{settings.port}"
+        return findings.warning(
+            "outside",
+            f"no gateway was asked to dial back, as {where} cannot be listened on",
+            "stop what listens there and look again; of a worker that runs, its own log says how "
+            "others reach it",
+        )
+    except RecordError as error:
+        says = f"{settings.public_url or settings.host} cannot be announced: {error}"
+        return findings.problem("outside", says, "correct --public-url or --tls")
+    return of_trials(trials, settings.port, is_given=bool(settings.public_url))
 
 
 async def _clock(found: Iterable[Finding]) -> list[Finding]:

@@ -5,7 +5,7 @@ import asyncio
 from shared.errors import PeerUnreachable
 from shared.swarm import Announcement, PeerId
 from shared.wire.link import LinkPool
-from shared.wire.messages import DialBack, DialOutcome
+from shared.wire.messages import DialBack, DialledBack
 
 ANSWER_SECONDS = 15.0
 """A gateway that dials in vain takes 6 s; the rest is for reaching the gateway."""
@@ -16,10 +16,10 @@ class DialBacks:
 
     def __init__(self, pool: LinkPool) -> None:
         self._pool = pool
-        self._waiting: dict[PeerId, asyncio.Future[DialOutcome]] = {}
+        self._waiting: dict[PeerId, asyncio.Future[DialledBack]] = {}
 
-    async def ask(self, gateway: Announcement, record: bytes) -> DialOutcome | None:
-        """Whether a gateway reaches us at the address in our record; None without an answer."""
+    async def ask(self, gateway: Announcement, record: bytes) -> DialledBack | None:
+        """What a gateway says that dialled the address in our record; None without an answer."""
         peer = gateway.worker
         answer = asyncio.get_running_loop().create_future()
         try:
@@ -33,8 +33,8 @@ class DialBacks:
         finally:
             self._waiting.pop(peer, None)
 
-    def heard(self, gateway: PeerId, outcome: DialOutcome) -> None:
+    def heard(self, gateway: PeerId, answer: DialledBack) -> None:
         """A gateway has answered; nobody may have asked."""
         waiting = self._waiting.pop(gateway, None)
         if waiting and not waiting.done():
-            waiting.set_result(outcome)
+            waiting.set_result(answer)

@@ -24,7 +24,8 @@ EPILOG = """\
 usage: brigade doctor [worker | gateway | bootstrap] [options], a worker if it does not say
 
 Its options are those of the command that matter here, under the same names, and it reads the
-command's own variables and .env file. It changes nothing. The exit status is 1 when there is a
+command's own variables and .env file. Of a worker it asks gateways to dial back, which tells
+whether it can be reached from outside. It changes nothing. The exit status is 1 when there is a
 problem; warnings leave it at 0.
 
 examples:

@@ -6,6 +6,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.commands import Addresses, FilePath, Names, OptionalPath, settings_config
+from shared.hosts import Tls, takes_tls
 
 
 class DoctorSettings(BaseSettings):
@@ -45,6 +46,15 @@ class WorkerDoctor(ServesModels):
         pattern=r"^(wss?://.+)?$",
         description="ws:// or wss:// address to be announced; empty = HOST and PORT",
     )
+    tls: Tls = Field(
+        "auto",
+        description="links under TLS; auto = unless HOST is loopback or PUBLIC_URL is given",
+    )
+
+    @property
+    def takes_tls(self) -> bool:
+        """Whether a worker told the same takes links under TLS of its own."""
+        return takes_tls(self.tls, self.host, self.public_url)
 
 
 class GatewayDoctor(ServesModels):

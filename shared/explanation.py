@@ -32,7 +32,8 @@ def _swarm(survey: Survey) -> str:
         + ("serving" if hosting.is_serving else "on its way")
         for hosting in sorted(survey.hostings, key=lambda one: one.host.span)
     ]
-    title = f"{len(lines)} workers (blocks, block-tokens a second with many sessions, state)"
+    who = f"{len(lines)} worker{'s' * (len(lines) != 1)}"
+    title = f"{who} (blocks, block-tokens a second with many sessions, state)"
     return "\n".join([title, *lines])
 
 

@@ -189,7 +189,8 @@ def of_workers(reached: int, unreached: Sequence[str], hint: str = "") -> Findin
             "first worker",
         )
     if not unreached:
-        return ok("workers", f"all {total} that were tried can be dialled from here")
+        whoever = f"all {total} that were tried" if total > 1 else "the only one"
+        return ok("workers", f"{whoever} can be dialled from here")
     says = f"{len(unreached)} of {total} cannot be dialled from here: {', '.join(unreached[:3])}"
     remedy = "let this machine dial out to any port; the others may be behind NAT or gone"
     return warning("workers", says, remedy) if reached else problem("workers", says, remedy)

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 Realm = Literal["loopback", "private", "public"]
 """This machine, a network of its owner's, or the world."""
 Reach = Literal["auto", "loopback", "private", "public"]
+Tls = Literal["auto", "on", "off"]
 _REALMS: tuple[Realm, ...] = ("loopback", "private", "public")
 
 
@@ -38,6 +39,19 @@ def is_within(reach: Realm, host: str) -> bool:
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach the host."""
     return realm_of(host) == "loopback"
+
+
+def takes_tls(tls: Tls, host: str, url: str) -> bool:
+    """Whether links to who listens on a host are under TLS that this process itself speaks.
+
+    A `url` given by hand says who does it: a proxy for wss://, nobody for ws://.
+    """
+    return tls == "on" or (tls == "auto" and not (url or is_loopback(host)))
+
+
+def in_url(host: str) -> str:
+    """A host as it stands before the port: addresses of IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def realm_of(host: str) -> Realm:

@@ -62,6 +62,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     complete: bool
     hint: str = ""
     """Why there are no workers, if there are none and that is known."""
+    models: tuple[str, ...] = ()
+    """All that a gateway serves, this one among them; none where nobody says so."""
 
 
 def of_view(spec: ModelSpec, view: SwarmView, *, expires_in: Callable[[PeerId], float]) -> Overview:
@@ -77,6 +79,20 @@ def of_view(spec: ModelSpec, view: SwarmView, *, expires_in: Callable[[PeerId], 
         coverage=tuple(coverage(staying, spec.num_blocks)),
         uncovered=tuple(str(gap) for gap in gaps),
         complete=not gaps,
+    )
+
+
+def of_nothing(hint: str) -> Overview:
+    """The overview of a swarm in which there is no model."""
+    return Overview(
+        model="",
+        revision="",
+        num_blocks=0,
+        workers=(),
+        coverage=(),
+        uncovered=(),
+        complete=False,
+        hint=hint,
     )
 
 

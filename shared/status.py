@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import httpx
@@ -17,24 +17,34 @@ from rich.live import Live
 from shared import logs
 from shared.commands import parse, settings_config
 from shared.errors import ConfigError, PeerUnreachable, ProtocolError
-from shared.observer import Observer, ObserverSettings, observing
-from shared.overview import Overview, of_snapshot, of_view
-from shared.status_table import table_of, trouble
+from shared.observer import (
+    MAX_MODELS,
+    Lookout,
+    Observer,
+    ObserverSettings,
+    looking_out,
+    names_model,
+    spec_of,
+)
+from shared.overview import Overview, of_nothing, of_snapshot, of_view
+from shared.status_table import tables_of, trouble
 
 EPILOG = """\
 examples:
   brigade status --gateway http://127.0.0.1:8000        what that gateway sees, load included
-  brigade status --join /ip4/192.0.2.7/tcp/4001/p2p/12D3Koo... --model OWNER/NAME
+  brigade status --join /ip4/192.0.2.7/tcp/4001/p2p/12D3Koo... --swarm NAME
   brigade status --once --json --gateway http://...     for scripts
 
-With --once the exit status is 0 when every block has a worker that stays, 1 when not.
+Of several models each is shown, with --json on a line of its own, unless --model or --model-name
+names one. With --once the exit status is 0 when every block has a worker that stays, 1 when not.
 Queue, sessions and pages are told to gateways only, so --join does not show them.
 """
 
-PLAIN_COLUMNS = 200
+PLAIN_COLUMNS = 1000
 MAX_ANSWER_BYTES = 16 << 20
 OK, UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 200, 401, 403, 404
-Look = Callable[[], Awaitable[Overview]]
+Look = Callable[[], Awaitable[Sequence[Overview]]]
+"""What there is to see, an overview for each model; at least one."""
 
 
 class StatusSettings(ObserverSettings):
@@ -54,7 +64,9 @@ class StatusSettings(ObserverSettings):
     )
     every_seconds: float = Field(2.0, ge=0.2, le=3600, description="time between two looks")
     once: bool = Field(False, description="look once, then stop")
-    as_json: bool = Field(False, description="or --json: print JSON, a line for each look")
+    as_json: bool = Field(
+        False, description="or --json: print JSON, a line for each look and model"
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -73,9 +85,9 @@ async def show(settings: StatusSettings) -> int:
     console = _console()
     async with _looker(settings) as look:
         if settings.once:
-            overview = await look()
-            _print(console, overview, as_json=settings.as_json)
-            return 0 if overview.complete else 1
+            overviews = await look()
+            _print(console, overviews, as_json=settings.as_json)
+            return 0 if all(one.complete for one in overviews) else 1
         watch = _follow if settings.as_json or not console.is_terminal else _refresh
         watching = asyncio.create_task(watch(console, look, settings))
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -107,16 +119,19 @@ async def _refresh(console: Console, look: Look, settings: StatusSettings) -> No
 
 async def _pane(look: Look, height: int) -> RenderableType:
     try:
-        return table_of(await look(), max_rows=max(3, height - 8))
+        overviews = await look()
+        rows = max(3, (height - 2) // len(overviews) - 6)
+        return tables_of(overviews, max_rows=rows)
     except PeerUnreachable as error:
         return trouble(str(error))
 
 
-def _print(console: Console, overview: Overview, *, as_json: bool) -> None:
-    if as_json:
+def _print(console: Console, overviews: Sequence[Overview], *, as_json: bool) -> None:
+    if not as_json:
+        console.print(tables_of(overviews))
+        return
+    for overview in overviews:
         print(msgspec.json.encode(overview).decode(), flush=True)
-    else:
-        console.print(table_of(overview))
 
 
 def _console() -> Console:
@@ -131,32 +146,47 @@ async def _looker(settings: StatusSettings) -> AsyncGenerator[Look]:
         raise ConfigError("give --gateway or --join, not both")
     if settings.gateway:
         async with httpx.AsyncClient(timeout=5.0) as client:
-            yield lambda: _ask(client, settings)
-    else:
-        async with observing(settings) as observer:
-            if settings.once:
-                await observer.wait_until(
-                    lambda view: overview_of(observer).complete, seconds=settings.wait_seconds
-                )
-            yield lambda: _seen(observer)
+            yield lambda: _ask_of_all(client, settings)
+        return
+    async with looking_out(settings) as lookout:
+        if settings.once:
+            observers = await _observers(lookout, settings)
+            await asyncio.gather(*(one.settle(settings.wait_seconds) for one in observers))
+        yield lambda: _seen(lookout, settings)
 
 
-async def _seen(observer: Observer) -> Overview:
-    overview = overview_of(observer)
+async def _observers(lookout: Lookout, settings: StatusSettings) -> list[Observer]:
+    if names_model(settings):
+        return [await lookout.at_model(spec_of(settings))]
+    return await lookout.at_all()
+
+
+async def _seen(lookout: Lookout, settings: StatusSettings) -> Sequence[Overview]:
+    observers = await _observers(lookout, settings)
+    return [await _overview(one) for one in observers] or [of_nothing(lookout.why_none())]
+
+
+async def _overview(observer: Observer) -> Overview:
+    """What an observer sees at this moment, or why that is nobody."""
+    overview = of_view(observer.spec, observer.view, expires_in=observer.watcher.expires_in)
     if overview.workers:
         return overview
     return msgspec.structs.replace(overview, hint=await observer.absence.explained())
 
 
-def overview_of(observer: Observer) -> Overview:
-    """What an observer sees at this moment."""
-    return of_view(observer.spec, observer.view, expires_in=observer.watcher.expires_in)
+async def _ask_of_all(client: httpx.AsyncClient, settings: StatusSettings) -> Sequence[Overview]:
+    """What a gateway sees of the model that is named, or of all it serves."""
+    first = await _ask(client, settings, settings.model_name)
+    others = [name for name in first.models if name != first.model][: MAX_MODELS - 1]
+    if settings.model_name or not others:
+        return [first]
+    return [first, *[await _ask(client, settings, name) for name in others]]
 
 
-async def _ask(client: httpx.AsyncClient, settings: StatusSettings) -> Overview:
-    """What a gateway sees. Raises ConfigError or PeerUnreachable."""
+async def _ask(client: httpx.AsyncClient, settings: StatusSettings, model: str) -> Overview:
+    """What a gateway sees of a model, or of its first. Raises ConfigError or PeerUnreachable."""
     url = f"{settings.gateway.rstrip('/')}/swarm"
-    named = {"model": settings.model_name} if settings.model_name else {}
+    named = {"model": model} if model else {}
     headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     try:
         async with client.stream("GET", url, params=named, headers=headers) as answer:
@@ -170,8 +200,8 @@ async def _ask(client: httpx.AsyncClient, settings: StatusSettings) -> Overview:
         raise PeerUnreachable(f"no gateway answers at {url}: {why}") from error
     if answer.status_code in (UNAUTHORIZED, FORBIDDEN):
         raise ConfigError(f"{settings.gateway} asks for a key: set STATUS_API_KEY to a valid one")
-    if answer.status_code == NOT_FOUND and settings.model_name:
-        raise ConfigError(f"{settings.gateway} serves no model named {settings.model_name}")
+    if answer.status_code == NOT_FOUND and model:
+        raise ConfigError(f"{settings.gateway} serves no model named {model}")
     if answer.status_code != OK:
         raise PeerUnreachable(f"{url} answers with status {answer.status_code}: no gateway?")
     try:

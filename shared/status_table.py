@@ -1,6 +1,6 @@
 """An overview as a table for a terminal. Pure: the same overview gives the same table."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -9,8 +9,20 @@ from rich.text import Text
 
 from shared.overview import Overview, WorkerLine, stretches
 
-COLUMNS = ("blocks", "worker", "address", "dtype", "lease", "steps/s", "queue", "sessions", "pages")
+COLUMNS: tuple[str, ...] = (
+    "blocks",
+    "worker",
+    "address",
+    "dtype",
+    "lease",
+    "steps/s",
+    "queue",
+    "sessions",
+    "pages",
+)
 RIGHT = frozenset({"lease", "steps/s", "queue", "sessions", "pages"})
+LOAD = frozenset({"queue", "sessions", "pages"})
+"""What gateways alone are told."""
 UNKNOWN = "-"
 PEER_CHARACTERS = 8
 """The end of a peer id: all of them begin alike."""
@@ -21,24 +33,55 @@ NOBODY = (
 )
 
 
+def tables_of(overviews: Sequence[Overview], *, max_rows: int = 100_000) -> RenderableType:
+    """A table for each model, one below the other."""
+    return Group(
+        *(
+            part
+            for number, overview in enumerate(overviews)
+            for part in (*([Text()] if number else []), table_of(overview, max_rows=max_rows))
+        )
+    )
+
+
 def table_of(overview: Overview, *, max_rows: int = 100_000) -> RenderableType:
-    """All there is to see, with at most so many workers."""
-    rows = [_cells(worker) for worker in overview.workers[:max_rows]]
+    """All there is to see of a model, with at most so many workers."""
+    hint = Text(printable(overview.hint, 1000) or NOBODY)
+    if not overview.num_blocks:
+        return hint
+    hidden = len(overview.workers) - max_rows
+    more = [Text(f"and {hidden} more", style="dim")] if hidden > 0 else []
+    below = [_rows(overview, max_rows), *more] if overview.workers else [hint]
+    return Group(_headline(overview), coverage_line(overview.coverage), *below)
+
+
+def _rows(overview: Overview, max_rows: int) -> Table:
+    """The workers. What is the same of all, or known of none, has no column."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for title in COLUMNS:
+    known = any(worker.status for worker in overview.workers)
+    shown = [
+        title
+        for title in COLUMNS
+        if (known or title not in LOAD) and not (title == "dtype" and _dtype(overview))
+    ]
+    for title in shown:
         table.add_column(
             title,
             justify="right" if title in RIGHT else "left",
             no_wrap=title != "address",  # the one column that gives way
             overflow="ellipsis",
         )
-    table.add_column("")
-    for cells, worker in zip(rows, overview.workers, strict=False):
-        table.add_row(*map(Text, cells), _notes(worker))
-    hidden = len(overview.workers) - max_rows
-    more = [Text(f"and {hidden} more", style="dim")] if hidden > 0 else []
-    below = [table, *more] if overview.workers else [Text(printable(overview.hint, 1000) or NOBODY)]
-    return Group(_headline(overview), coverage_line(overview.coverage), *below)
+    for worker in overview.workers[:max_rows]:
+        cells = dict[str, str](zip(COLUMNS, _cells(worker), strict=True))
+        notes = [_notes(worker)] if _notes(worker) else []
+        table.add_row(*(Text(cells[title]) for title in shown), *notes)
+    return table
+
+
+def _dtype(overview: Overview) -> str:
+    """What all workers compute in; "" where they differ or there are none."""
+    dtypes = {worker.dtype for worker in overview.workers}
+    return dtypes.pop() if len(dtypes) == 1 else ""
 
 
 def trouble(sentence: str) -> RenderableType:
@@ -66,7 +109,10 @@ def printable(text: str, most: int = MAX_TEXT) -> str:
 def _headline(overview: Overview) -> Text:
     num = len(overview.workers)
     line = Text(f"{printable(overview.model)}@{printable(overview.revision, 12)}  ", style="bold")
-    line.append(f"{overview.num_blocks} blocks, {num} worker{'s' * (num != 1)}  ", style="not bold")
+    dtype = f" in {printable(_dtype(overview), 16)}" if _dtype(overview) else ""
+    line.append(
+        f"{overview.num_blocks} blocks, {num} worker{'s' * (num != 1)}{dtype}  ", "not bold"
+    )
     if overview.complete:
         line.append("complete", style="green")
     else:

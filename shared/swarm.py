@@ -166,6 +166,13 @@ def tiles(hops: Sequence[Hop], span: Span) -> bool:
     return bool(hops) and edges == starts
 
 
+def spliced(route: Route, span: Span, hops: Route) -> Route:
+    """The route with `hops` in the place of its hops in `span`."""
+    before = tuple(hop for hop in route if hop.span.end <= span.start)
+    after = tuple(hop for hop in route if hop.span.start >= span.end)
+    return before + hops + after
+
+
 def uncovered(hosted: Iterable[Span], span: Span) -> list[Span]:
     """The parts of `span` that no hosted span covers, in order."""
     gaps: list[Span] = []

@@ -6,22 +6,18 @@ What nobody can use yet for want of a few blocks comes first, then what is slowe
 import asyncio
 import time
 
-from shared.catalogue import Catalogue, read_catalogue
+from shared.catalogue import Catalogue, by_need, few, read_catalogue, state_of
 from shared.discovery.kademlia import KademliaDirectory
 from shared.discovery.sealed import directory_of
 from shared.errors import ConfigError, PeerUnreachable
 from shared.hub import HubModel
 from shared.identity import Identity
 from shared.model_files import BUNDLED, BUNDLED_NAME, revision_of
-from shared.placement import survey
 from shared.secret import SwarmSecret
-from shared.swarm import SwarmView
 from worker.saying import say
 from worker.settings import WorkerSettings
 
 LOOK_SECONDS = 1.0
-MAX_NAMED = 5
-"""Models named in one sentence: strangers may list any number."""
 
 
 def with_model(settings: WorkerSettings) -> WorkerSettings:
@@ -39,23 +35,12 @@ def with_model(settings: WorkerSettings) -> WorkerSettings:
     for key in order:
         source = source_of(key)
         if source is not None:
-            say(f"sees {_few(order)}; {key} needs help most: {state_of(catalogue[key])}")
+            say(f"sees {few(order)}; {key} needs help most: {state_of(catalogue[key])}")
             return settings.model_copy(update={"model": source})
     raise ConfigError(
-        f"swarm {settings.swarm!r} has {_few(order)}, and none of them is on the hub: give "
+        f"swarm {settings.swarm!r} has {few(order)}, and none of them is on the hub: give "
         "--model the folder of one"
     )
-
-
-def by_need(catalogue: Catalogue) -> list[str]:
-    """The models, the one that needs help most first."""
-    return sorted(catalogue, key=lambda key: (*_state(catalogue[key]), key))
-
-
-def state_of(view: SwarmView) -> str:
-    """How a model fares, in words."""
-    throughput, num_bare = _state(view)
-    return f"nobody hosts {num_bare} of its blocks" if num_bare else f"{throughput:.1f} tokens/s"
 
 
 def source_of(key: str) -> str | None:
@@ -64,18 +49,6 @@ def source_of(key: str) -> str | None:
     if name == BUNDLED_NAME and revision == revision_of(BUNDLED):
         return ""
     return key if HubModel.parse(name) else None
-
-
-def _few(keys: list[str]) -> str:
-    rest = len(keys) - MAX_NAMED
-    return ", ".join(keys[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _state(view: SwarmView) -> tuple[float, int]:
-    """The tokens a second there are, and how many blocks nobody hosts."""
-    num_blocks = max(worker.num_blocks for worker in view.values())
-    seen = survey(view, num_blocks)
-    return seen.throughput, sum(level <= 0 for level in seen.levels)
 
 
 async def _looked_at(settings: WorkerSettings) -> Catalogue:

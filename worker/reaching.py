@@ -180,7 +180,8 @@ class Reaching:
         outcomes: list[DialOutcome] = []
         for gateway in random.sample(gateways, k=min(len(gateways), NUM_ASKED)):
             began = time.monotonic()
-            outcome = await self._dial_backs.ask(gateway, record())
+            answer = await self._dial_backs.ask(gateway, record())
+            outcome = answer.outcome if answer else None
             log.debug(
                 "asked_to_dial_back",
                 gateway=gateway.worker,

@@ -183,8 +183,8 @@ class WorkerServer:
                 self._on_introduce(introduce, link.peer)
             case Relay() as relay:
                 self._on_relayed(relay, frame.payload, link.peer)
-            case DialledBack(outcome=outcome):
-                self.dial_backs.heard(link.peer, outcome)
+            case DialledBack() as answer:
+                self.dial_backs.heard(link.peer, answer)
             case Status():
                 pass  # a worker that dialled us may take us for a gateway
             case Hello() | Proof() | Checkpoint() | Refused() | DialBack() as m:

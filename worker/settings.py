@@ -7,14 +7,13 @@ from pydantic import Field
 from pydantic_settings import BaseSettings
 
 from shared.commands import Addresses, FilePath, OptionalPath, settings_config
-from shared.hosts import Reach, is_loopback
+from shared.hosts import Reach, Tls, takes_tls
 from shared.logs import LogFormat, LogLevel
 from shared.swarm import MAX_ATTACHED, MAX_BLOCKS
 from worker.reachability import Attach
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
-Tls = Literal["auto", "on", "off"]
 Quant = Literal["none", "int8", "nf4"]
 
 
@@ -109,9 +108,5 @@ class WorkerSettings(BaseSettings):
 
     @property
     def takes_tls(self) -> bool:
-        """Whether links here are under TLS that this process itself speaks.
-
-        An address given by hand says who does it: a proxy for wss://, nobody for ws://.
-        """
-        is_open = not (self.public_url or is_loopback(self.host))
-        return self.tls == "on" or (self.tls == "auto" and is_open)
+        """Whether links here are under TLS that this process itself speaks."""
+        return takes_tls(self.tls, self.host, self.public_url)

@@ -13,6 +13,7 @@ from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
 from shared.errors import ConfigError
+from shared.hosts import in_url
 from shared.ports import check_port
 
 WILDCARDS = {"ip4": "0.0.0.0", "ip6": "::"}
@@ -89,9 +90,7 @@ def reachable_host(host: str) -> str:
 
 def reachable_url(host: str, port: int, *, has_tls: bool) -> str:
     """Where others may dial a WebSocket server that listens on a host."""
-    name = reachable_host(host)
-    name = f"[{name}]" if ":" in name else name
-    return f"{'wss' if has_tls else 'ws'}://{name}:{port}"
+    return f"{'wss' if has_tls else 'ws'}://{in_url(reachable_host(host))}:{port}"
 
 
 def _made_concrete(address: Multiaddr) -> Multiaddr:

@@ -321,14 +321,15 @@ class Refused(Message, frozen=True, tag="refused"):
 
 
 class Introduce(Message, frozen=True, tag="introduce"):
-    """Signed announcements of workers the receiver may have to dial."""
+    """Signed announcements of workers that the receiver may dial."""
 
     records: Annotated[
         tuple[Annotated[bytes, msgspec.Meta(max_length=MAX_RECORD_BYTES)], ...],
         msgspec.Meta(max_length=MAX_HOPS),
     ]
     dial: bool = False
-    """Whether to dial them now: they cannot dial the receiver, and are to push to it."""
+    """Whether to dial them now: the receiver is about to push to them, or they to it, who cannot
+    dial it."""
 
 
 class Relay(Message, frozen=True, tag="relay"):
@@ -362,6 +363,8 @@ class DialledBack(Message, frozen=True, tag="dialled_back"):
     """What came of it."""
 
     outcome: DialOutcome
+    seen_at: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """The address that the worker comes from, as the gateway sees it."""
 
 
 class Neighbour(msgspec.Struct, frozen=True, array_like=True):

@@ -60,8 +60,8 @@ class Caller:
         match frame.message:
             case Relay() as relay:
                 self.relays.append((relay, bytes(frame.payload)))
-            case DialledBack(outcome=outcome):
-                self.dial_backs.heard(PeerId(link.peer), outcome)  # type: ignore[attr-defined]
+            case DialledBack() as answer:
+                self.dial_backs.heard(PeerId(link.peer), answer)  # type: ignore[attr-defined]
             case _:
                 pass
 
@@ -279,7 +279,9 @@ async def listening(gateway: Gateway, caller: Caller) -> str:
 
 
 async def ask(gateway: Gateway, caller: Caller, url: str) -> DialOutcome | None:
-    return await caller.dial_backs.ask(gateway.at, caller.record(url))
+    answer = await caller.dial_backs.ask(gateway.at, caller.record(url))
+    assert answer is None or answer.seen_at == "127.0.0.1"
+    return answer.outcome if answer else None
 
 
 async def test_one_who_can_be_dialled_is_told_so(gateway: Gateway):

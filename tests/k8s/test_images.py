@@ -105,6 +105,8 @@ def test_an_image_runs_brigade_as_nobody_on_a_root_that_cannot_be_written(images
         assert (code, "Read-only file system" in said) == (1, True)
         code, said = output_of(images, image, "brigade", "--version")
         assert (code, said.startswith("brigade ")) == (0, True)
+        code, said = output_of(images, image, "brigade", "--help")
+        assert (code, "brigade gateway" in said) == (0, True)
 
 
 def test_the_gateway_s_image_has_no_torch_and_no_compiler(images: Images):
@@ -131,6 +133,7 @@ def test_a_swarm_of_images_answers(images: Images, serve: Serve):
         "gateway", "brigade", "gateway", "--port=0", f"--join={join}", GATEWAY_HOST=local
     )
     url = json.loads(gateway.line("gateway ready").partition(": ")[2])["url"]
+    assert httpx.get(f"{url}/health", timeout=10).status_code == 200
     wait_until(
         lambda: httpx.get(f"{url}/ready", timeout=10).status_code == 200, 60, "every block covered"
     )

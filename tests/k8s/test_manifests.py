@@ -4,6 +4,7 @@ import base64
 import json
 import shutil
 import subprocess
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from gateway.attach import AttachPort
 from gateway.services import Services
 from gateway.settings import GatewaySettings
 from shared import identity_command
@@ -21,7 +23,7 @@ from tests.k8s.kustomize import Resource, build, containers_of, key_of
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
-OVERLAYS = ("box", "cloud")
+OVERLAYS = ("box", "cloud", "public")
 KUBERNETES = "1.37"
 CUSTOM_KINDS = {"ServiceMonitor", "PodMonitor"}
 """The Prometheus operator's, whose schema is not at hand: another test says what they pick."""
@@ -33,6 +35,10 @@ VARIABLES = {
 SCHEME = ("GATEWAY_", "WORKER_", "BOOTSTRAP_")
 PART = "app.kubernetes.io/part-of"
 NAME = "app.kubernetes.io/name"
+POD = "statefulset.kubernetes.io/pod-name"
+PODS = ("bootstrap", "gateway", "worker")
+WORLD = "192.0.2.7"
+"""Somewhere outside the cluster."""
 
 
 @pytest.fixture(scope="module", params=OVERLAYS)
@@ -42,11 +48,13 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     shutil.copytree(
         ROOT / "k8s", copied, ignore=lambda _, names: {"keys", "swarm.env"} & set(names)
     )
-    overlay = copied / "overlays" / request.param
+    told = copied / "overlays" / ("box" if request.param == "box" else "cloud")
     for number in range(3):
-        identity_command.main(["--file", str(overlay / "keys" / f"bootstrap-{number}")])
-    (overlay / "swarm.env").write_text("join=/dns4/bootstrap-0.bootstrap/tcp/4001/p2p/x\n")
-    return overlay
+        identity_command.main(["--file", str(told / "keys" / f"bootstrap-{number}")])
+    (told / "swarm.env").write_text(
+        "join=/dns4/bootstrap-0.bootstrap/tcp/4001/p2p/x\ndomain=swarm.example.org\n"
+    )
+    return copied / "overlays" / request.param
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +64,12 @@ def made(folder: Path) -> dict[tuple[str, str], Resource]:
     by_key = {key_of(resource): resource for resource in resources}
     assert len(by_key) == len(resources)
     return by_key
+
+
+def gateways(made: dict[tuple[str, str], Resource]) -> Resource:
+    """The gateways' workload: a Deployment, or a StatefulSet where each has a name of its own."""
+    (only,) = [one for one in workloads(made) if one["metadata"]["name"] == "gateway"]
+    return only
 
 
 def workloads(made: dict[tuple[str, str], Resource]) -> list[Resource]:
@@ -85,7 +99,7 @@ def test_every_manifest_is_valid_in_kubernetes_own_schema(
 
 
 def test_the_schema_bites(made: dict[tuple[str, str], Resource]):
-    broken = json.loads(json.dumps(made["Deployment", "gateway"]))
+    broken = json.loads(json.dumps(gateways(made)))
     broken["spec"]["template"]["spec"]["containers"][0]["livenessProb"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, KUBERNETES, strict=True)
@@ -145,7 +159,7 @@ def test_every_variable_is_a_setting_and_every_argument_a_command(
 
 
 def test_selectors_pick_pods_and_ports_have_names(made: dict[tuple[str, str], Resource]):
-    pods = [one["spec"]["template"]["metadata"]["labels"] for one in workloads(made)]
+    pods = [labels for one in workloads(made) for labels in labels_of_pods(one)]
     for (kind, name), resource in made.items():
         selector = resource.get("spec", {}).get("selector")
         if selector and kind not in CUSTOM_KINDS:
@@ -159,17 +173,25 @@ def test_selectors_pick_pods_and_ports_have_names(made: dict[tuple[str, str], Re
                 assert asked["port"] in named
 
 
+def labels_of_pods(workload: Resource) -> list[dict[str, str]]:
+    """As its pods have them: those of a StatefulSet also have their names, with a number each."""
+    labels = workload["spec"]["template"]["metadata"]["labels"]
+    name = workload["metadata"]["name"]
+    numbers = range(3) if workload["kind"] == "StatefulSet" else ()
+    return [labels, *(labels | {POD: f"{name}-{number}"} for number in numbers)]
+
+
 def test_the_gateway_s_service_leads_to_its_port(made: dict[tuple[str, str], Resource]):
     (port,) = made["Service", "gateway"]["spec"]["ports"]
-    gateway = container(made, "Deployment", "gateway")
+    (gateway,) = containers_of(gateways(made))
     assert port["targetPort"] in {one["name"] for one in gateway["ports"]}
 
 
 def test_prometheus_is_told_of_services_and_pods_that_are_there(
     folder: Path, made: dict[tuple[str, str], Resource]
 ):
-    assert (("ServiceMonitor", "gateway") in made) == (folder.name == "cloud")
-    if folder.name != "cloud":
+    assert (("ServiceMonitor", "gateway") in made) == (folder.name != "box")
+    if folder.name == "box":
         return
     service = made["Service", "gateway"]
     monitor = made["ServiceMonitor", "gateway"]["spec"]
@@ -191,7 +213,7 @@ def test_kubernetes_waits_longer_than_a_worker_drains(made: dict[tuple[str, str]
 def test_kubernetes_waits_longer_than_a_gateway_s_streams_may_take(
     made: dict[tuple[str, str], Resource],
 ):
-    pod = made["Deployment", "gateway"]["spec"]["template"]["spec"]
+    pod = gateways(made)["spec"]["template"]["spec"]
     drain = float(environment(pod["containers"][0])["GATEWAY_DRAIN_SECONDS"])
     streams = Services.shutdown_grace_seconds + 5
     assert pod["terminationGracePeriodSeconds"] > drain + streams
@@ -212,7 +234,7 @@ def test_gpus_are_asked_for_where_there_are_some(
     folder: Path, made: dict[tuple[str, str], Resource]
 ):
     limits = container(made, "Deployment", "worker")["resources"]["limits"]
-    assert ("nvidia.com/gpu" in limits) == (folder.name == "cloud")
+    assert ("nvidia.com/gpu" in limits) == (folder.name != "box")
 
 
 def picks(selector: dict[str, Any], labels: dict[str, str]) -> bool:
@@ -225,11 +247,10 @@ def picks(selector: dict[str, Any], labels: dict[str, str]) -> bool:
 
 
 def permits(
-    made: dict[tuple[str, str], Resource], way: str, pod: str, port: int, other: str | None
+    made: dict[tuple[str, str], Resource], way: str, pod: str, port: int, other: str
 ) -> bool:
-    """Whether a policy of a pod's lets traffic through; `other` is None for outside the cluster."""
+    """Whether a policy of a pod's lets traffic through; `other` is a pod or an IP address."""
     labels = {NAME: pod, PART: "bucket-brigade"}
-    far = {NAME: other, PART: "bucket-brigade"} if other else {}
     end = "from" if way == "ingress" else "to"
     rules = [
         rule
@@ -238,16 +259,26 @@ def permits(
         for rule in policy["spec"].get(way, [])
     ]
     return any(
-        port in {one["port"] for one in rule["ports"]}
-        and (
-            end not in rule
-            or any(
-                other and "namespaceSelector" not in peer and picks(peer["podSelector"], far)
-                for peer in rule[end]
-            )
-        )
+        ("ports" not in rule or port in {one["port"] for one in rule["ports"]})
+        and (end not in rule or any(is_meant(peer, other) for peer in rule[end]))
         for rule in rules
     )
+
+
+def is_meant(peer: dict[str, Any], other: str) -> bool:
+    """Whether a policy's peer is a pod of ours, or has an IP address in it."""
+    if block := peer.get("ipBlock"):
+        return is_in(block["cidr"], other) and not any(is_in(one, other) for one in block["except"])
+    labels = {NAME: other, PART: "bucket-brigade"} if other in PODS else {}
+    return "namespaceSelector" not in peer and picks(peer["podSelector"], labels)
+
+
+def is_in(network: str, other: str) -> bool:
+    """Whether `other` is an IP address of a network."""
+    try:
+        return ip_address(other) in ip_network(network)
+    except ValueError:
+        return False  # a pod's name
 
 
 @pytest.mark.parametrize(
@@ -270,18 +301,84 @@ def test_the_swarm_may_talk_to_itself(
     assert permits(made, "ingress", other, port, one)
 
 
-def test_the_world_reaches_the_gateway_alone(made: dict[tuple[str, str], Resource]):
-    assert permits(made, "ingress", "gateway", 8000, None)
-    for pod, port in (("worker", 7000), ("worker", 7001), ("bootstrap", 4001)):
-        assert not permits(made, "ingress", pod, port, None)
+def test_the_world_reaches_what_volunteers_dial_and_no_more(
+    folder: Path, made: dict[tuple[str, str], Resource]
+):
+    ports = {"gateway": (8000, 4002), "bootstrap": (4001,), "worker": (7000, 7001)}
+    reached = {
+        (pod, port)
+        for pod in ports
+        for port in ports[pod]
+        if permits(made, "ingress", pod, port, WORLD)
+    }
+    volunteers_dial = {("gateway", 4002), ("bootstrap", 4001)}
+    assert reached == {("gateway", 8000)} | (volunteers_dial if folder.name == "public" else set())
 
 
 def test_models_may_be_fetched_and_nothing_else_is_dialled_outside(
+    folder: Path, made: dict[tuple[str, str], Resource]
+):
+    is_public = folder.name == "public"
+    assert permits(made, "egress", "worker", 443, WORLD)
+    assert permits(made, "egress", "gateway", 443, WORLD)
+    assert permits(made, "egress", "bootstrap", 443, WORLD) == is_public
+    for pod in ("gateway", "worker", "bootstrap"):
+        assert permits(made, "egress", pod, 7000, WORLD) == is_public  # volunteers are anywhere
+        for address in ("10.96.0.1", "169.254.169.254", "192.168.0.1", "fd00::1"):
+            assert not permits(made, "egress", pod, 7000, address), address
+
+
+@pytest.mark.parametrize("folder", ["public"], indirect=True)
+def test_every_pod_that_volunteers_dial_has_a_service_and_a_name_of_its_own(
     made: dict[tuple[str, str], Resource],
 ):
-    assert permits(made, "egress", "worker", 443, None)
-    assert permits(made, "egress", "gateway", 443, None)
-    assert not permits(made, "egress", "bootstrap", 443, None)
-    for pod in ("gateway", "worker", "bootstrap"):
-        assert not permits(made, "egress", pod, 7000, None)
-        assert not permits(made, "egress", pod, 22, None)
+    """Ready or not: the workers that make a gateway ready may be those that attach to it."""
+    scaler = made["HorizontalPodAutoscaler", "gateway"]["spec"]
+    assert scaler["scaleTargetRef"]["kind"] == gateways(made)["kind"] == "StatefulSet"
+    for name, port, count in (
+        ("gateway", "attach", scaler["maxReplicas"]),
+        ("bootstrap", "dht", made["StatefulSet", "bootstrap"]["spec"]["replicas"]),
+    ):
+        (pod,) = containers_of(made["StatefulSet", name])
+        for number in range(count):
+            service = made["Service", f"{name}-{number}"]["spec"]
+            assert (service["type"], service["publishNotReadyAddresses"]) == ("LoadBalancer", True)
+            assert service["externalTrafficPolicy"] == "Local"
+            assert service["selector"] == {NAME: name, POD: f"{name}-{number}"}
+            (entry,) = service["ports"]
+            (behind,) = [one for one in pod["ports"] if one["name"] == entry["targetPort"]]
+            assert (entry["targetPort"], entry["port"]) == (port, behind["containerPort"])
+        assert ("Service", f"{name}-{count}") not in made
+
+
+@pytest.mark.parametrize("folder", ["public"], indirect=True)
+def test_what_pods_announce_is_what_a_gateway_and_a_node_of_that_name_take(
+    made: dict[tuple[str, str], Resource],
+):
+    (gateway,) = containers_of(gateways(made))
+    told = expanded(gateway, POD_NAME="gateway-1", DOMAIN="swarm.example.org")
+    settings = GatewaySettings.model_validate(
+        {
+            name: told[f"GATEWAY_{name.upper()}"]
+            for name in ("attach_host", "attach_url", "attach_tls")
+        }
+    )
+    port = AttachPort.of(settings)
+    assert port.url == f"wss://gateway-1.swarm.example.org:{settings.attach_port}"
+    assert port.fingerprint  # without an authority's certificate, by the announcement
+    (bootstrap,) = containers_of(made["StatefulSet", "bootstrap"])
+    told = expanded(bootstrap, POD_NAME="bootstrap-2", DOMAIN="swarm.example.org")
+    assert told["BOOTSTRAP_PUBLIC_ADDRESS"] == "bootstrap-2.swarm.example.org"
+    worker = environment(container(made, "Deployment", "worker"))
+    assert worker["WORKER_ATTACH"] == "on"  # nobody outside dials a pod
+
+
+def expanded(container: Resource, **known: str) -> dict[str, str]:
+    """A container's variables; in the value of one stand those before it, as for Kubernetes."""
+    told: dict[str, str] = {}
+    for one in container["env"]:
+        value = str(known.get(one["name"], one.get("value", "")))
+        for name, text in told.items():
+            value = value.replace(f"$({name})", text)
+        told[one["name"]] = value
+    return told

@@ -3,20 +3,25 @@
 import io
 import json
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import httpx
 import msgspec
 import pytest
 from rich.console import Console, RenderableType
 
-from shared import status
+from shared import observer, plan, status
+from shared.catalogue import catalogue_topic
 from shared.discovery.kademlia import KademliaDirectory
 from shared.errors import ConfigError, PeerUnreachable
+from shared.identity import Identity
 from shared.model_files import BUNDLED, BUNDLED_NAME, read_spec
-from shared.overview import Load, Overview, WorkerLine
+from shared.overview import Load, Overview, WorkerLine, of_nothing
+from shared.plan import PlanSettings
 from shared.status import StatusSettings, show
-from shared.status_table import coverage_line, printable, table_of
-from tests.shared.announcing import ANN, CYD, live_record
+from shared.status_table import coverage_line, printable, table_of, tables_of
+from shared.swarm import Span
+from tests.shared.announcing import ANN, BOB, CYD, live_record
 
 SPEC = read_spec(BUNDLED, BUNDLED_NAME)
 WORKER = WorkerLine(
@@ -64,24 +69,51 @@ def test_one_that_cannot_be_dialled_shows_how_it_is_attached():
 def test_a_worker_s_row_says_blocks_lease_speed_and_load():
     row = next(line for line in text_of(table_of(overview(WORKER))).splitlines() if "…" in line)
     assert row.split() == [
-        *("0:4", "…abcdefgh", "ws://192.0.2.1:7000", "float32"),
+        *("0:4", "…abcdefgh", "ws://192.0.2.1:7000"),
         *("8", "s", "20.0", "5", "2", "6/16"),
     ]
 
 
+def test_a_dtype_is_told_once_if_it_is_the_same_of_all():
+    other = msgspec.structs.replace(WORKER, dtype="bfloat16")
+    alike, mixed = (
+        text_of(table_of(overview(WORKER, WORKER))),
+        text_of(table_of(overview(WORKER, other))),
+    )
+    assert "8 blocks, 2 workers in float32  nobody" in alike
+    assert "dtype" not in alike
+    assert "8 blocks, 2 workers  nobody" in mixed
+    assert {"float32", "bfloat16", "dtype"} <= set(mixed.split())
+
+
+def test_of_several_models_each_has_a_table():
+    several = [msgspec.structs.replace(overview(WORKER), model=name) for name in ("one", "two")]
+    headlines = [line for line in text_of(tables_of(several)).splitlines() if "8 blocks" in line]
+    assert [line.partition("@")[0] for line in headlines] == ["one", "two"]
+
+
+def test_a_swarm_without_a_model_is_a_sentence_and_no_table():
+    shown = text_of(tables_of([of_nothing("nobody announces any model")]))
+    assert shown == "nobody announces any model\n"
+
+
 def test_a_narrow_terminal_costs_the_address_and_nothing_else():
-    console = Console(file=io.StringIO(), width=84)
+    console = Console(file=io.StringIO(), width=80)
     console.print(table_of(overview(WORKER)))
     assert isinstance(console.file, io.StringIO)
     row = next(line for line in console.file.getvalue().splitlines() if "…" in line)
     assert row.split()[:2] == ["0:4", "…abcdefgh"]
-    assert row.split()[3:] == ["float32", "8", "s", "20.0", "5", "2", "6/16"]
+    assert len(row.split()[2]) >= len("ws://192.0.2.1:7000")  # as wide as most are
+    assert row.split()[3:] == ["8", "s", "20.0", "5", "2", "6/16"]
 
 
-def test_what_only_gateways_know_is_a_dash_for_others():
+def test_what_only_gateways_know_is_a_dash_for_others_and_no_column_if_nobody_knows():
     stranger = msgspec.structs.replace(WORKER, status=None, linked=False)
-    row = next(r for r in text_of(table_of(overview(stranger))).splitlines() if "…" in r)
-    assert row.split()[4:] == ["8", "s", "-", "-", "-", "-"]
+    row = next(r for r in text_of(table_of(overview(stranger, WORKER))).splitlines() if "…" in r)
+    assert row.split()[3:] == ["8", "s", "-", "-", "-", "-"]
+    text = text_of(table_of(overview(stranger)))
+    assert "lease" in text
+    assert "sessions" not in text
 
 
 def test_leaving_and_broken_links_are_said():
@@ -171,6 +203,21 @@ async def test_a_whole_swarm_gives_status_0(gateway: Callable[[Answer], StatusSe
     assert await show(gateway(answer)) == 0
 
 
+async def test_a_gateway_is_asked_for_all_the_models_it_serves_unless_one_is_named(
+    gateway: Callable[[Answer], StatusSettings], capsys: pytest.CaptureFixture[str]
+):
+    def answer(request: httpx.Request) -> httpx.Response:
+        name = request.url.params.get("model", "one")
+        told = msgspec.structs.replace(overview(WORKER), model=name, models=("one", "two"))
+        return httpx.Response(200, content=msgspec.json.encode(told))
+
+    settings = gateway(answer)
+    for named, expected in (("", ["one", "two"]), ("two", ["two"])):
+        assert await show(settings.model_copy(update={"model_name": named})) == 1
+        lines = capsys.readouterr().out.splitlines()
+        assert [json.loads(line)["model"] for line in lines] == expected
+
+
 async def test_a_gateway_with_keys_is_shown_one(gateway: Callable[[Answer], StatusSettings]):
     def answer(request: httpx.Request) -> httpx.Response:
         is_known = request.headers.get("authorization") == "Bearer sesame"
@@ -214,33 +261,82 @@ async def test_a_gateway_that_does_not_answer_is_named():
         await show(StatusSettings(gateway="http://127.0.0.1:1", once=True))
 
 
+def record(identity: Identity, model: str, span: Span, **changes: object) -> bytes:
+    """The announcement of a worker that hosts so much of a model of 8 blocks."""
+    said: dict[str, object] = {"model": model, "revision": "abc", "num_blocks": 8, "span": span}
+    return live_record(identity, **{"swarm": "local"} | said | changes)
+
+
 @pytest.fixture
 async def member() -> AsyncIterator[KademliaDirectory]:
-    """A node of a swarm on which one worker announced the whole bundled model."""
+    """A node of a swarm in which one model is hosted in whole, and the half of another."""
     member = KademliaDirectory(CYD)
     await member.start()
-    whole = live_record(
-        ANN,
-        swarm="local",
-        model=SPEC.name,
-        revision=SPEC.revision,
-        num_blocks=SPEC.num_blocks,
-        span=SPEC.blocks,
-    )
+    for identity, name, span in ((ANN, "one", Span(0, 8)), (BOB, "two", Span(0, 4))):
+        await member.announce(f"local/{name}@abc", record(identity, name, span))
+        listed = record(identity, "", span, revision="", entry_of=f"{name}@abc")
+        await member.announce(catalogue_topic("local"), listed)
+    bundled = {"revision": SPEC.revision, "num_blocks": SPEC.num_blocks}
+    whole = record(ANN, SPEC.name, SPEC.blocks, **bundled)
     await member.announce(f"local/{SPEC.name}@{SPEC.revision}", whole)
     yield member
     await member.stop()
 
 
-async def test_an_observer_finds_the_workers_through_any_node(
+def told(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """The JSON that was printed; logs are among it, as nobody set those up."""
+    lines = capsys.readouterr().out.splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+async def test_an_observer_finds_the_workers_of_a_model_through_any_node(
     member: KademliaDirectory, capsys: pytest.CaptureFixture[str]
 ):
-    settings = StatusSettings(join=member.multiaddrs, once=True, as_json=True, wait_seconds=30)
-    assert await show(settings) == 0
-    lines = capsys.readouterr().out.splitlines()  # logs among them, as nobody set those up
-    told = json.loads(next(line for line in lines if line.startswith("{")))
-    assert [worker["peer_id"] for worker in told["workers"]] == [ANN.peer]
-    assert told["complete"]
+    settings = StatusSettings(join=member.multiaddrs, once=True, as_json=True, model=str(BUNDLED))
+    assert await show(settings.model_copy(update={"model_name": SPEC.name})) == 0
+    (seen,) = told(capsys)
+    assert [worker["peer_id"] for worker in seen["workers"]] == [ANN.peer]
+    assert seen["complete"]
+
+
+async def test_an_observer_who_names_no_model_sees_all_there_are(
+    member: KademliaDirectory,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(observer, "CALM_SECONDS", 1.0)
+    settings = StatusSettings(join=member.multiaddrs, once=True, as_json=True)
+    assert await show(settings) == 1
+    seen = [(one["model"], one["complete"], len(one["workers"])) for one in told(capsys)]
+    assert seen == [("one", True, 1), ("two", False, 1)]
+
+
+async def test_an_observer_of_a_swarm_of_another_name_says_what_to_compare(
+    member: KademliaDirectory,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(observer, "LOOK_SECONDS", 0.01)
+    settings = StatusSettings(join=member.multiaddrs, once=True, as_json=True, swarm="other")
+    assert await show(settings) == 1
+    (seen,) = told(capsys)
+    assert "nobody announces any model in swarm 'other'" in seen["hint"]
+
+
+async def test_a_newcomer_who_is_told_no_model_is_told_of_the_one_that_needs_it_most(
+    member: KademliaDirectory,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(observer, "CALM_SECONDS", 1.0)
+    monkeypatch.setattr(observer, "LOOK_SECONDS", 0.01)
+    settings = PlanSettings(join=member.multiaddrs, fits=4, explain=True)
+    text = await plan.look(settings)
+    assert text.startswith("two@abc: nobody hosts 4 of its blocks; it needs help more than one@abc")
+    assert "takes 4:8" in text
+    assert await plan.look(settings.model_copy(update={"explain": False})) == "4:8"
+    with pytest.raises(ConfigError, match="nobody announces any model in swarm 'other'"):
+        await plan.look(settings.model_copy(update={"swarm": "other"}))
 
 
 async def test_an_observer_whom_nobody_answers_says_so():

@@ -77,6 +77,7 @@ class Population:
         """`common` are the arguments that all workers share, `url` is the gateway's."""
         self.members: list[Member] = []
         self._holes: dict[str, Holes] = {}
+        self._coming: Counter[str] = Counter()
         self._nursery = nursery
         self._home = home
         self._common = common
@@ -101,11 +102,21 @@ class Population:
         return bool(spans) and all(self._holes[span].overlap(start, end) for span in spans)
 
     def counts(self) -> Counter[str]:
-        """Workers by span."""
-        return Counter(member.span for member in self.present)
+        """Workers by span, those that are being started included."""
+        return Counter(member.span for member in self.present) + self._coming
 
     async def join(self, span: str) -> Member:
-        """Start a worker; it counts as one once the gateway has a link to it."""
+        """Start a worker; it may be hit once the gateway has a link to it."""
+        self._coming[span] += 1
+        try:
+            member = await self._join(span)
+        finally:
+            self._coming[span] -= 1
+        self.members.append(member)
+        self._note()
+        return member
+
+    async def _join(self, span: str) -> Member:
         forwarder = Forwarder()
         await forwarder.start()
         name = f"w{next(self._numbers)}"
@@ -122,8 +133,6 @@ class Population:
         forwarder.aim("127.0.0.1", port)
         member = Member(span, process, forwarder, ready["peer_id"], port)
         await self.seen(member)
-        self.members.append(member)
-        self._note()
         return member
 
     @contextmanager

@@ -63,10 +63,24 @@ class Hosts:
         for host in hosts:
             _run(f"bridge link set dev {self._port(host)} isolated on")
 
+    def lose(self, percent: int) -> None:
+        """Of the packets that come to any host, so many are lost. Raises NoNamespaces."""
+        if not shutil.which("nft"):
+            raise NoNamespaces("to lose packets needs nftables")
+        for host in self.numbers:
+            inside = f"ip netns exec {self.namespace(host)}"
+            _run(f"{inside} nft add table ip loss")
+            _run(f"{inside} nft add chain ip loss in {{ type filter hook input priority 0 ; }}")
+            _run(f"{inside} nft add rule ip loss in numgen random mod 100 < {percent} drop")
+
     def heal(self) -> None:
-        """Every host reaches every other."""
+        """Every host reaches every other, and all packets arrive."""
         for host in self.numbers:
             _run(f"bridge link set dev {self._port(host)} isolated off")
+            if shutil.which("nft"):
+                inside = f"ip netns exec {self.namespace(host)}"
+                _run(f"{inside} nft add table ip loss")  # deleting what is not there is an error
+                _run(f"{inside} nft delete table ip loss")
 
     def unplug(self, host: int) -> None:
         """A host reaches nobody, until it is plugged in again."""

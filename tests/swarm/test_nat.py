@@ -6,87 +6,22 @@ let nobody in, so that no two workers can dial each other:
     host 1: blocks 0:3     host 2: blocks 3:6     host 3: blocks 3:6, later
 """
 
-import asyncio
+import json
 import signal
-import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 import pytest_asyncio
 
-from tests.models import build, save
 from tests.swarm.namespaces import Hosts, NoNamespaces
-from tests.swarm.nursery import Nursery, Nursling, nursery
-from tests.swarm.streams import Hearing, Request, requests, undisturbed
+from tests.swarm.net import Net, net_of
+from tests.swarm.nursery import Nursling
+from tests.swarm.streams import undisturbed
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 NUM_TOKENS = 80
 NUM_STREAMS = 4
-SEEN_SECONDS = 40.0
-
-
-@dataclass(frozen=True)
-class Net:
-    """A gateway that takes workers from behind NAT."""
-
-    hosts: Hosts
-    nest: Nursery
-    home: Path
-    model: Path
-    join: str
-    gateway: Nursling
-    client: httpx.AsyncClient
-    expected: dict[str, Hearing]
-
-    async def worker(self, host: int, span: str, *more: str) -> Nursling:
-        """Start a worker on a host."""
-        return await self.nest.start(
-            *(f"{host} {span}", "worker", f"--model={self.model}", f"--blocks={span}"),
-            *(f"--join={self.join}", "--dtype=float32", "--threads=1", "--kv-tokens=16384"),
-            *(f"--identity={self.home / f'{host}.key'}", *more),
-            namespace=self.hosts.namespace(host),
-        )
-
-    async def workers(self) -> list[dict[str, Any]]:
-        """What the gateway tells of them."""
-        return (await self.client.get("/swarm")).json()["workers"]
-
-    async def sessions_of(self, worker: Nursling) -> int:
-        """How many sessions a worker says that it has."""
-        peer = (await worker.ready())["peer_id"]
-        return sum(
-            told["status"]["sessions"] for told in await self.workers() if told["peer_id"] == peer
-        )
-
-    async def until_linked(self, num_workers: int) -> None:
-        """Wait until the gateway sees that many workers, and has a link to each."""
-        deadline = time.monotonic() + SEEN_SECONDS
-        while [worker["linked"] for worker in await self.workers()] != [True] * num_workers:
-            log = "\n".join(self.gateway.lines)
-            assert time.monotonic() < deadline, f"not {num_workers} linked:\n{log}"
-            await asyncio.sleep(0.1)
-
-    async def metric(self, name: str) -> float:
-        """One of the gateway's counters or gauges."""
-        lines = (await self.client.get("/metrics")).text.splitlines()
-        return sum(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
-
-    async def check(self, hearings: dict[str, Hearing]) -> None:
-        """Every stream is as it was through one worker that hosts the whole model."""
-        for name, hearing in hearings.items():
-            assert not hearing.failure, f"{name}: {hearing.failure}"
-            verdict = hearing.judge(self.expected[name], is_whole=True)
-            assert (verdict.wrong, verdict.lost) == (0, 0), name
-
-
-def _wanted() -> dict[str, Request]:
-    wanted = requests("net", NUM_TOKENS)
-    return {name: wanted[name] for name in list(wanted)[:NUM_STREAMS]}
 
 
 @pytest.fixture(scope="module")
@@ -100,32 +35,31 @@ def hosts() -> Iterator[Hosts]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def net(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Net]:
+    options = (f"--attach-host={hosts.address(0)}", "--attach-port=0")
     home = tmp_path_factory.mktemp("nat")
-    model = save(build("llama", seed=7, max_position_embeddings=1024), home / "net")
-    at_home, address = hosts.namespace(0), hosts.address(0)
-    async with nursery() as nest:
-        first = await nest.start(
-            *("bootstrap", "bootstrap", f"--host={address}", "--port=0"),
-            f"--identity={home / 'b.key'}",
-            namespace=at_home,
-        )
-        join = (await first.wait_for(" ready: ")).partition(" ready: ")[2].strip()
-        gateway = await nest.start(
-            *("gateway", "gateway", f"--model={model}", f"--host={address}", "--port=0"),
-            *(f"--join={join}", f"--identity={home / 'g.key'}"),
-            *(f"--attach-host={address}", "--attach-port=0"),
-            namespace=at_home,
-            is_fresh=True,
-        )
-        url = (await gateway.ready())["url"]
-        async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
-            net = Net(hosts, nest, home, model, join, gateway, client, {})
-            whole = await net.worker(0, "0:6", f"--host={address}")
-            assert (await whole.ready())["url"].startswith("wss:"), "a gateway has dialled it"
-            await net.until_linked(1)
-            net.expected.update(await undisturbed(client, _wanted()))
-            await whole.stop()
-            yield net
+    async with net_of(hosts, home, *options, num_tokens=NUM_TOKENS) as net:
+        for name in list(net.wanted)[NUM_STREAMS:]:
+            del net.wanted[name]
+        whole = await net.worker(0, "0:6", f"--host={hosts.address(0)}")
+        assert (await whole.ready())["url"].startswith("wss:"), "a gateway has dialled it"
+        await net.until_linked(1, and_sees_no_others=True)
+        net.expected.update(await undisturbed(net.client, net.wanted))
+        await whole.stop()
+        yield net
+
+
+async def sessions_of(net: Net, worker: Nursling) -> int:
+    """How many sessions a worker says that it has."""
+    peer = (await worker.ready())["peer_id"]
+    return sum(
+        told["status"]["sessions"] for told in await net.workers() if told["peer_id"] == peer
+    )
+
+
+async def metric(net: Net, name: str) -> float:
+    """One of the gateway's counters or gauges."""
+    lines = (await net.client.get("/metrics")).text.splitlines()
+    return sum(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
 
 async def test_two_workers_behind_nat_are_neighbours_and_one_that_dies_is_replaced(net: Net):
@@ -135,22 +69,46 @@ async def test_two_workers_behind_nat_are_neighbours_and_one_that_dies_is_replac
         state = await worker.ready()
         assert (state["url"], len(state["attached"])) == ("", 1)
         assert any("behind NAT" in line for line in worker.lines)
-    await net.until_linked(2)
-    assert await net.metric("brigade_gateway_attached_workers") == 2
+    await net.until_linked(2, and_sees_no_others=True)
+    assert await metric(net, "brigade_gateway_attached_workers") == 2
 
-    await net.check(await undisturbed(net.client, _wanted()))
-    assert await net.metric("brigade_gateway_relayed_frames_total") > NUM_TOKENS
+    net.check(await undisturbed(net.client, net.wanted))
+    assert await metric(net, "brigade_gateway_relayed_frames_total") > NUM_TOKENS
 
     cyd = await net.worker(3, "3:6", "--host=0.0.0.0")
     await cyd.ready()
-    await net.until_linked(3)
-    hearings = {name: Hearing(request) for name, request in _wanted().items()}
-    listening = [asyncio.create_task(one.listen(net.client)) for one in hearings.values()]
-    while not all(len(hearing.arrivals) > 10 for hearing in hearings.values()):  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-    busy = bob if await net.sessions_of(bob) else cyd
-    busy.signal(signal.SIGKILL)
-    assert not all(hearing.finish_reason for hearing in hearings.values()), "that came too late"
-    await asyncio.gather(*listening)
-    await net.check(hearings)
-    assert await net.metric('brigade_gateway_takeovers_total{kind="loss"}') > 0
+    await net.until_linked(3, and_sees_no_others=True)
+
+    async def kill() -> None:
+        busy = bob if await sessions_of(net, bob) else cyd
+        busy.signal(signal.SIGKILL)
+
+    await net.hear(kill)
+    assert await metric(net, 'brigade_gateway_takeovers_total{kind="loss"}') > 0
+
+
+async def outside(net: Net, host: int, address: str) -> dict[str, str]:
+    """What the doctor finds on a host when it has gateways dial back."""
+    doctor = await net.nest.start(
+        *("doctor", "doctor", "worker", f"--model={net.model}", f"--join={net.join}", "--json"),
+        *(f"--host={address}", "--port=7000", f"--identity={net.home / 'doctor.key'}"),
+        namespace=net.hosts.namespace(host),
+    )
+    assert await doctor.end(90), doctor.lines
+    (said,) = [line for line in doctor.lines if line.startswith("[")]
+    (found,) = [one for one in json.loads(said) if one["check"] == "outside"]
+    return found
+
+
+async def test_the_doctor_tells_a_host_that_others_can_dial_from_one_behind_nat(net: Net):
+    here = await outside(net, 0, net.hosts.address(0))
+    hidden = await outside(net, 1, "0.0.0.0")
+    address = f"wss://{net.hosts.address(0)}:7000"
+    assert (here["level"], f"a gateway has dialled {address}" in here["says"]) == ("ok", True)
+    assert "behind NAT" in hidden["says"]
+    outer = f"wss://{net.hosts.address(1)}:7000"
+    assert f"dialling {outer} was in vain" in hidden["says"]
+    assert (
+        f"forward TCP port 7000 to this machine, and give --public-url {outer} --tls on"
+        in (hidden["remedy"])
+    )

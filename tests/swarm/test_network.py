@@ -1,4 +1,4 @@
-"""Hosts that are slow to reach, go dark or do not see one another cost no token.
+"""Hosts that are slow to reach, lose packets, go dark or do not see one another cost no token.
 
 Host 0 has the gateway and the bootstrap node, every other host one worker or two:
 
@@ -8,89 +8,26 @@ so that a route goes from host 1 to host 2, or over host 3.
 """
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 import pytest_asyncio
 
-from tests.models import build, save
 from tests.swarm.forwarder import Forwarder
 from tests.swarm.namespaces import Hosts, NoNamespaces
-from tests.swarm.nursery import Nursery, Nursling, nursery
-from tests.swarm.streams import Hearing, Request, requests, undisturbed
+from tests.swarm.net import Net, net_of
+from tests.swarm.nursery import Nursling
+from tests.swarm.streams import undisturbed
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 WORKERS = [(1, "0:2"), (2, "2:4"), (2, "4:6"), (3, "2:4")]
 NUM_TOKENS = 150
-NUM_STREAMS = 6
 DELAY_SECONDS = 0.02
-SEEN_SECONDS = 40.0
+LOST_PERCENT = 3
 FAR_PORT = 7000
 """Hosts that are made for the test have all their ports free."""
-
-
-@dataclass(frozen=True)
-class Net:
-    """A swarm across hosts."""
-
-    hosts: Hosts
-    nest: Nursery
-    home: Path
-    model: Path
-    join: str
-    client: httpx.AsyncClient
-    expected: dict[str, Hearing]
-    gateway: Nursling
-
-    async def worker(self, host: int, span: str, *more: str) -> Nursling:
-        """Start a worker on a host."""
-        name = f"{host} {span}" + " delayed" * bool(more)
-        return await self.nest.start(
-            *(name, "worker", f"--model={self.model}", f"--blocks={span}", f"--join={self.join}"),
-            *(f"--host={self.hosts.address(host)}", "--dtype=float32", "--threads=1"),
-            *(f"--identity={self.home / name}.key", "--kv-tokens=16384", *more),
-            namespace=self.hosts.namespace(host),
-        )
-
-    async def linked(self) -> int:
-        """To how many workers the gateway has a link."""
-        workers: list[dict[str, Any]] = (await self.client.get("/swarm")).json()["workers"]
-        return sum(worker["linked"] for worker in workers)
-
-    async def until_linked(self, num_workers: int) -> None:
-        """Wait until the gateway has a link to that many workers."""
-        deadline = time.monotonic() + SEEN_SECONDS
-        while (num_linked := await self.linked()) != num_workers:
-            log = "\n".join(self.gateway.lines)
-            assert time.monotonic() < deadline, f"{num_linked} of {num_workers} linked:\n{log}"
-            await asyncio.sleep(0.1)
-
-    async def hear(self, disturb: Callable[[], Awaitable[None]]) -> None:
-        """Hear several streams, with something done in their midst: all have to be right."""
-        names = list(self.expected)[:NUM_STREAMS]
-        wanted = _wanted()
-        hearings = {name: Hearing(wanted[name]) for name in names}
-        listening = [asyncio.create_task(h.listen(self.client)) for h in hearings.values()]
-        while not all(len(h.arrivals) > 10 for h in hearings.values()):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        await disturb()
-        assert not all(h.finish_reason for h in hearings.values()), "that came too late"
-        await asyncio.gather(*listening)
-        for name, hearing in hearings.items():
-            assert not hearing.failure, f"{name}: {hearing.failure}"
-            verdict = hearing.judge(self.expected[name], is_whole=True)
-            assert (verdict.wrong, verdict.lost) == (0, 0), name
-
-
-def _wanted() -> dict[str, Request]:
-    return requests("net", NUM_TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -104,30 +41,14 @@ def hosts() -> Iterator[Hosts]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def net(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Net]:
-    home = tmp_path_factory.mktemp("net")
-    model = save(build("llama", seed=7, max_position_embeddings=1024), home / "net")
-    at_home = hosts.namespace(0)
-    async with nursery() as nest:
-        first = await nest.start(
-            *("bootstrap", "bootstrap", f"--host={hosts.address(0)}", "--port=0"),
-            f"--identity={home / 'b.key'}",
-            namespace=at_home,
-        )
-        join = (await first.wait_for(" ready: ")).partition(" ready: ")[2].strip()
-        gateway = await nest.start(
-            *("gateway", "gateway", f"--model={model}", f"--host={hosts.address(0)}", "--port=0"),
-            *(f"--join={join}", f"--identity={home / 'g.key'}"),
-            namespace=at_home,
-            is_fresh=True,
-        )
-        url = (await gateway.ready())["url"]
-        async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
-            net = Net(hosts, nest, home, model, join, client, {}, gateway)
-            workers = [await net.worker(host, span) for host, span in WORKERS]
-            await asyncio.gather(*(worker.ready() for worker in workers))
-            await net.until_linked(len(WORKERS))
-            net.expected.update(await undisturbed(client, _wanted()))
-            yield net
+    async with net_of(hosts, tmp_path_factory.mktemp("net"), num_tokens=NUM_TOKENS) as net:
+        workers = [
+            await net.worker(host, span, f"--host={hosts.address(host)}") for host, span in WORKERS
+        ]
+        await asyncio.gather(*(worker.ready() for worker in workers))
+        await net.until_linked(len(WORKERS))
+        net.expected.update(await undisturbed(net.client, net.wanted))
+        yield net
 
 
 @asynccontextmanager
@@ -173,6 +94,18 @@ async def test_a_whole_swarm_that_is_cut_off_for_a_while_goes_on_where_it_was(ne
         await net.hear(cut_off)
 
 
+async def test_packets_that_are_lost_cost_no_token_and_no_worker(net: Net):
+    async def lose() -> None:
+        try:
+            net.hosts.lose(percent=LOST_PERCENT)
+        except NoNamespaces as why:
+            pytest.skip(str(why))
+
+    async with healed(net):
+        await net.hear(lose)
+        assert sum(worker["linked"] for worker in await net.workers()) == len(WORKERS)
+
+
 async def test_workers_that_are_far_away_give_the_same_tokens(net: Net):
     forwarders: list[Forwarder] = []
     far: list[Nursling] = []
@@ -184,7 +117,13 @@ async def test_workers_that_are_far_away_give_the_same_tokens(net: Net):
             forwarders.append(forwarder)
             url = f"ws://{net.hosts.address_outside}:{forwarder.port}"
             port = FAR_PORT + number
-            far.append(await net.worker(host, span, f"--public-url={url}", f"--port={port}"))
+            far.append(
+                await net.worker(
+                    *(host, span, f"--host={net.hosts.address(host)}"),
+                    *(f"--public-url={url}", f"--port={port}"),
+                    name=f"{host} {span} delayed",
+                )
+            )
             forwarder.aim(net.hosts.address(host), port)
         await net.until_linked(len(WORKERS) + len(far))
 

@@ -3,11 +3,11 @@
 import pytest
 from msgspec.structs import replace
 
-from shared.catalogue import Catalogue
+from shared.catalogue import Catalogue, by_need, state_of
 from shared.model_files import BUNDLED, revision_of
 from shared.swarm import Announcement, PeerId, Span
 from tests.shared.test_catalogue import ANN, BOB, announcement
-from worker.errand import by_need, source_of, state_of, with_model
+from worker.errand import source_of, with_model
 from worker.settings import WorkerSettings
 
 JOIN = "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWDGwPhginUVjGTqYWG5b82pZeoVLZkhJdzBw5YC7Se74E"
