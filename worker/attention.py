@@ -8,8 +8,9 @@ mask function, so transformers builds no masks: causality, windows and chunks ar
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -27,16 +28,47 @@ NAME = "brigade"
 _batch = threading.local()
 
 
+class CachesFilled(Exception):
+    """All that a forward was to leave in the caches is there."""
+
+
+class SlabBatch:
+    """The sessions of one forward, in order, each with a slab: what PagedBatch is for pages."""
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        ends = list(accumulate(segment.count for segment in segments))
+        self._parts = list(zip(segments, [0, *ends], ends, strict=False))
+
+    def write(self, block: int, key: Tensor, value: Tensor) -> None:
+        """Keep a block's new keys and values: [1, kv_heads, total_tokens, head_dim]."""
+        for segment, start, end in self._parts:
+            slab: Any = segment.cache
+            slab.write(block, segment.position, key[0, :, start:end], value[0, :, start:end])
+
+    def attend(self, block: int, query: Tensor, how: How) -> Tensor:
+        """Attend each session's queries to its own keys and values, the new ones included.
+
+        `query` is [1, heads, total_tokens, head_dim]; returns [1, total_tokens, heads, head_dim].
+        """
+        outputs = [_attend(query[:, :, a:b], segment, block, how) for segment, a, b in self._parts]
+        joined = torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0]
+        return joined.transpose(1, 2).contiguous()
+
+
 @contextmanager
-def batch_of(segments: list[Segment]) -> Iterator[None]:
-    """Run the forward inside over these sessions' tokens, in this order."""
+def batch_of(segments: list[Segment], *, fill_to: int | None = None) -> Iterator[None]:
+    """Run the forward inside over these sessions' tokens, in this order.
+
+    It ends by CachesFilled when block `fill_to` has written its keys and values.
+    """
     cache = segments[0].cache
     is_paged = isinstance(cache, PageTable)
-    _batch.now = PagedBatch(segments, cache.pool) if is_paged else segments
+    _batch.now = PagedBatch(segments, cache.pool) if is_paged else SlabBatch(segments)
+    _batch.fill_to = fill_to
     try:
         yield
     finally:
-        del _batch.now
+        del _batch.now, _batch.fill_to
 
 
 def attention(
@@ -62,19 +94,11 @@ def attention(
     block: int = module.layer_idx  # type: ignore[assignment]
     window, chunk = reach_of(module, sliding_window)
     how = How(window, chunk, scaling, softcap, s_aux, slopes)
-    batch: PagedBatch | list[Segment] = _batch.now
-    if isinstance(batch, PagedBatch):
-        return batch.attend(block, query, key, value, how), None
-    outputs: list[Tensor] = []
-    start = 0
-    for segment in batch:
-        end = start + segment.count
-        slab: Any = segment.cache
-        slab.write(block, segment.position, key[0, :, start:end], value[0, :, start:end])
-        outputs.append(_attend(query[:, :, start:end], segment, block, how))
-        start = end
-    joined = torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0]
-    return joined.transpose(1, 2).contiguous(), None
+    batch: PagedBatch | SlabBatch = _batch.now
+    batch.write(block, key, value)
+    if block == _batch.fill_to:
+        raise CachesFilled
+    return batch.attend(block, query, how), None
 
 
 def reach_of(module: nn.Module, sliding_window: int | None) -> tuple[int | None, int | None]:

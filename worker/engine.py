@@ -229,9 +229,10 @@ class Engine:
                 work.on_failed(StepRefused("bad_step", str(error)))
         if not runnable:
             return
+        is_fill = all(work.is_fill for work, *_ in runnable)
         started, used = time.perf_counter(), time.thread_time()
         try:
-            outcomes = self._forward(*map(list, zip(*runnable, strict=True)))
+            outcomes = self._forward(*map(list, zip(*runnable, strict=True)), is_fill=is_fill)
         except StepRefused as error:  # a batch of one: its cache cannot be rewound
             runnable[0][0].on_failed(error)
             return
@@ -241,10 +242,10 @@ class Engine:
                 work.on_failed(StepRefused("engine_failed", type(error).__name__))
             return
         seconds = time.perf_counter() - started
-        self._measure(batch, seconds, time.thread_time() - used)
+        self._measure(batch, seconds, time.thread_time() - used, is_whole=not is_fill)
         counts = [work.count for work, *_ in runnable]
         num_blocks = len(runnable[0][0].key[1])
-        self.pacer.ran(counts, num_blocks, started=started, seconds=seconds)
+        self.pacer.ran(counts, num_blocks, started=started, seconds=seconds, is_whole=not is_fill)
         for (work, *_), outcome in zip(runnable, outcomes, strict=True):
             if isinstance(outcome, StepRefused):
                 work.on_failed(outcome)
@@ -284,8 +285,14 @@ class Engine:
         inputs: list[Tensor],
         asked: list[Asked],
         segments: list[Segment],
+        *,
+        is_fill: bool,
     ) -> list[Outcome | StepRefused]:
         active = works[0].key[1]
+        if is_fill:
+            self._model.fill(torch.cat(inputs), segments, active)
+            _grew(segments)
+            return [Outcome() for _ in works]
         # logits that a step asks to be told are for its last hop to tell
         keep = rows_to_keep(works, asked) if active.end == self._model.num_blocks else []
         outcomes: list[Outcome | StepRefused]
@@ -294,8 +301,7 @@ class Engine:
             out, states = self._model.run_tapped(torch.cat(inputs), segments, active, keep, tap)
         else:
             out, states = self._model.run(torch.cat(inputs), segments, active, keep), {}
-        for segment in segments:
-            segment.cache.length = segment.end
+        _grew(segments)
         if active.end < self._model.num_blocks:
             outcomes = packed(out, works)
         else:
@@ -305,14 +311,21 @@ class Engine:
             return with_states(outcomes, works, segments, states, active, blocks)
         return outcomes
 
-    def _measure(self, batch: list[Work], seconds: float, processor_seconds: float) -> None:
+    def _measure(
+        self, batch: list[Work], seconds: float, processor_seconds: float, *, is_whole: bool
+    ) -> None:
         counts = [work.count for work in batch]
         self.metrics.ran(counts, sum(len(work.sample) for work in batch), seconds)
         if seconds >= self.slowest_seconds:
             self._slowest = (seconds, time.perf_counter())
-        if all(work.count == 1 for work in batch):
+        if is_whole and all(work.count == 1 for work in batch):
             last = self.decode_seconds or seconds
             self.decode_seconds = last + SMOOTHING * (seconds - last)
             if self._model.device.type == "cpu":
                 lost = min(seconds - processor_seconds, last)  # more: it was stopped, not slowed
                 self._lost_seconds += SMOOTHING * (lost - self._lost_seconds)
+
+
+def _grew(segments: Sequence[Segment]) -> None:
+    for segment in segments:
+        segment.cache.length = segment.end

@@ -1,4 +1,4 @@
-"""Pushes frames to the workers that come next, dialling them when needed.
+"""Pushes frames to the workers that come next, dialling them when told of them or when needed.
 
 Only addresses from signed announcements are dialled, which gateways hand over before they send
 steps, each for its own steps: none can crowd out or change what another has told us. Frames for one
@@ -107,7 +107,7 @@ class Neighbours:
             push.on_failed(f"{MAX_DIALS} workers are being dialled for this gateway already")
 
     def dial(self, gateway: PeerId, peer: PeerId) -> None:
-        """Link to a worker that cannot dial us, as a gateway asks, if we can."""
+        """Link to a worker before anything is to be pushed, as a gateway asks, if we can."""
         known = self._known.get(gateway, {}).get(peer)
         is_there = bool(self._pool.get(peer)) or peer in self._pending
         if known and known.url and not is_there and self._has_room(gateway):

@@ -22,12 +22,23 @@ class Pacer:
         self._busy_at = 0.0
 
     def ran(
-        self, counts: Sequence[int], num_blocks: int, *, started: float, seconds: float
+        self,
+        counts: Sequence[int],
+        num_blocks: int,
+        *,
+        started: float,
+        seconds: float,
+        is_whole: bool = True,
     ) -> None:
-        """A forward of `counts` tokens of as many sessions is over, by any monotonic clock."""
+        """A forward of `counts` tokens of as many sessions is over, by any monotonic clock.
+
+        One that is not whole, as it only filled caches, says nothing of the blocks' pace.
+        """
         self._busy = self.busy(started)
         self._busy += (1 - self._busy) * (1 - math.exp(-seconds / BUSY_SECONDS))
         self._busy_at = started + seconds
+        if not is_whole:
+            return
         if max(counts) == 1:
             self._decoded(len(counts), seconds / num_blocks)
         elif min(counts) > 1 and sum(counts) >= LEAST_PREFILL_TOKENS:

@@ -86,15 +86,17 @@ class PagedBatch:
         ]
         self._slots = self._place()
 
-    def attend(self, block: int, query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
-        """Write the new keys and values, then attend each session's queries to its own.
+    def write(self, block: int, key: Tensor, value: Tensor) -> None:
+        """Keep a block's new keys and values: [1, kv_heads, total_tokens, head_dim]."""
+        for pool, new in ((self._pool.keys, key), (self._pool.values, value)):
+            pool[block].index_copy_(0, self._slots, new[0].transpose(0, 1))
 
-        `query` is [1, heads, total_tokens, head_dim], `key` and `value` the same with kv_heads;
-        returns [1, total_tokens, heads, head_dim].
+    def attend(self, block: int, query: Tensor, how: How) -> Tensor:
+        """Attend each session's queries to its own keys and values, the new ones included.
+
+        `query` is [1, heads, total_tokens, head_dim]; returns [1, total_tokens, heads, head_dim].
         """
         keys, values = self._pool.keys[block], self._pool.values[block]
-        keys.index_copy_(0, self._slots, key[0].transpose(0, 1))
-        values.index_copy_(0, self._slots, value[0].transpose(0, 1))
         joined: Tensor | None = None
         for group in self._groups:
             out = _attend(group, query, keys, values, how).transpose(1, 2).flatten(0, 1)

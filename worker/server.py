@@ -317,6 +317,7 @@ class WorkerServer:
                 wire_dtype=step.wire_dtype,
                 gateway=step.gateway,
                 read=step.read,
+                goes_on=len(step.hops) > 1,
                 on_done=lambda outcome: post(self._on_done, step, outcome),
                 on_failed=lambda error: post(self._on_failed, step, error),
             )

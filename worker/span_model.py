@@ -7,6 +7,7 @@ norms) can therefore not leak into a middle span.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from inspect import Parameter, signature
 from typing import Any
 
@@ -18,6 +19,7 @@ from shared.model_files import unchanging_positions
 from shared.swarm import Span
 from shared.wire.messages import MAX_POSITION
 from worker import attention, fused_qkv
+from worker.attention import CachesFilled
 from worker.families import BATCHED, Verdict
 from worker.kv_cache import PAGE_TOKENS, Segment, Slab, position_ids
 from worker.own_cache import OwnCache
@@ -86,6 +88,19 @@ class SpanModel:
                 return self._forward(inputs, positions, active, keep)
         (segment,) = segments
         return self._run_alone(inputs, segment, active, keep)
+
+    @torch.inference_mode()
+    def fill(self, inputs: Tensor, segments: list[Segment], active: Span) -> None:
+        """As `run`, for what it leaves in the caches alone.
+
+        Of the last block nothing is computed but its keys and values, where its attention is ours.
+        """
+        if self.has_own_caches:
+            (segment,) = segments
+            self._run_alone(inputs, segment, active, [])
+            return
+        with suppress(CachesFilled), attention.batch_of(segments, fill_to=active.end - 1):
+            self._forward(inputs, position_ids(segments, self.device), active, [])
 
     def run_tapped(
         self,

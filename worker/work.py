@@ -48,8 +48,9 @@ class Work:
     """One admitted step, ready to run.
 
     `payload` holds token ids or hidden states as the wire brought them, `wire_dtype` says how the
-    outcome goes on; `sample` holds the positions after which a token is wanted, `context` how to
-    choose it. Exactly one of the callbacks is called, once, unless the session is freed first.
+    outcome goes on, if there is a next hop that it `goes_on` to; `sample` holds the positions after
+    which a token is wanted, `context` how to choose it. Exactly one of the callbacks is called,
+    once, unless the session is freed first.
     """
 
     key: PartKey
@@ -65,11 +66,17 @@ class Work:
     wire_dtype: WireDtype = "model"
     gateway: PeerId = NOBODY
     read: Reading | None = None
+    goes_on: bool = True
 
     @property
     def is_scored(self) -> bool:
         """Whether tokens of the text itself are scored."""
         return self.context.scoring is not None
+
+    @property
+    def is_fill(self) -> bool:
+        """Whether nothing is wanted but what it leaves in the cache."""
+        return not (self.goes_on or self.sample or self.is_scored or self.read)
 
     @property
     def is_bulky(self) -> bool:

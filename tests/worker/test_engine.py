@@ -90,6 +90,7 @@ def submit(
     sample: bool = True,
     sampling: Sampling = Sampling(temperature=0),  # noqa: B008
     dtype: PayloadDtype | None = None,
+    goes_on: bool = True,
 ) -> Future[Outcome]:
     """Queue a step; what becomes of it."""
     future: Future[Outcome] = Future()
@@ -107,6 +108,7 @@ def submit(
             context=SamplingContext(sampling, start=position + count),
             on_done=future.set_result,
             on_failed=future.set_exception,
+            goes_on=goes_on,
         )
     )
     return future
@@ -296,6 +298,16 @@ def test_two_parts_of_one_session_give_what_the_whole_gives(engine: Engine):
     assert (hidden.dtype, hidden.token_ids) == ("float32", ())
     states = torch.frombuffer(bytearray(hidden.payload), dtype=torch.float32).view(4, -1)
     assert token(submit(engine, 2, states, span=REST)) == expected
+
+
+def test_what_is_wanted_in_the_cache_alone_is_not_computed_to_its_end(engine: Engine, gate: Gate):
+    (expected,) = generate(engine, 1, PROMPTS[2], 1)
+    num_run, pace = len(gate.batches), engine.pacer.pace
+    fill = submit(engine, 2, PROMPTS[2][:-1], sample=False, goes_on=False)
+    assert fill.result(10) == Outcome()
+    assert (len(gate.batches), engine.pacer.pace) == (num_run, pace)
+    last = len(PROMPTS[2]) - 1
+    assert token(submit(engine, 2, PROMPTS[2][last:], position=last)) == expected
 
 
 def test_steps_of_one_session_run_in_the_order_they_come(engine: Engine, gate: Gate):

@@ -32,6 +32,13 @@ def test_a_token_of_a_prompt_is_learnt_from_prompts_alone():
     assert ran(Pacer(PACE), [3], 99.0) == PACE
 
 
+def test_a_forward_that_only_filled_caches_says_nothing_but_that_the_worker_was_busy():
+    pacer = Pacer(PACE)
+    pacer.ran([1], 1, started=0.0, seconds=99.0, is_whole=False)
+    assert pacer.pace == PACE
+    assert pacer.busy(99.0) == pytest.approx(1.0)
+
+
 def test_without_a_measurement_at_the_start_the_first_forwards_are_believed():
     pacer = Pacer()
     assert ran(pacer, [1], 0.020, times=1) == Pace((0.010, 0.010, 0.010))

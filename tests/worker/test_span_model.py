@@ -97,6 +97,23 @@ def test_rewinding_and_running_again_changes_nothing(family: tuple[Path, list[Te
     assert_equal(line.run([(0, 0, 40)])[0], expected[0])
 
 
+def test_caches_that_are_only_filled_hold_what_a_run_leaves_there(
+    family: tuple[Path, list[Tensor]],
+):
+    directory, _ = family
+    model = load_span(directory, WHOLE)
+    ran, filled = ([Slab(64) for _ in LENGTHS] for _ in range(2))
+    for position, end in ((0, 2), (2, 3)):
+        inputs = torch.cat([tokens[position:end] for tokens in TOKENS])
+        spans = [Segment(slab, position, end - position) for slab in ran]
+        model.run(inputs, spans, WHOLE, [])
+        model.fill(inputs, [Segment(slab, position, end - position) for slab in filled], WHOLE)
+    for slab, other in zip(ran, filled, strict=True):
+        for block in range(WHOLE.end):
+            assert torch.equal(slab.keys[block][:, :3], other.keys[block][:, :3])
+            assert torch.equal(slab.values[block][:, :3], other.values[block][:, :3])
+
+
 def test_only_the_rows_asked_for_are_unembedded(family: tuple[Path, list[Tensor]]):
     directory, expected = family
     model = load_span(directory, WHOLE)
