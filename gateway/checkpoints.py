@@ -10,12 +10,13 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import cast
 
+import msgspec
+
 from shared.swarm import SessionId
 from shared.wire.messages import PREFIX_PAGE_TOKENS, PayloadDtype
 
 
-@dataclass(frozen=True)
-class Stretch:
+class Stretch(msgspec.Struct, frozen=True):
     """Inputs `[position, position + count)` of one block: rows of equal size."""
 
     position: int

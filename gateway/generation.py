@@ -21,7 +21,7 @@ from gateway.reader import Reader
 from gateway.scout import Scout, Wish
 from gateway.session import Session
 from shared.errors import GenerationFailed, NoRoute, PeerUnreachable, ProtocolError, RefusalCode
-from shared.swarm import Hop, PeerId, Route, SessionId
+from shared.swarm import Hop, PeerId, Route, SessionId, spliced
 from shared.wire.codec import Frame
 from shared.wire.messages import (
     MAX_GATHERED_TOKENS,
@@ -232,7 +232,9 @@ class Generation:
             self._log.debug("rerouted", span=str(gap), hops=[str(hop.span) for hop in hops])
             if self._touched:
                 self._metrics.takeovers.labels("standby" if stand_ins else "loss").inc()
-            self._perform(self._session.rerouted(gap, hops, reused=self._reuse(hops)))
+            actions = self._session.rerouted(gap, hops, reused=self._reuse(hops))
+            self._links.acquaint(self._session.route)
+            self._perform(actions)
             self._release()
         return True
 
@@ -297,6 +299,7 @@ class Generation:
                 del self._seekers[hop]
                 if hops:
                     self._touch(hops)
+                    self._links.acquaint(spliced(self._session.route, hop.span, hops))
                     takes_over = hop.worker in self._links.leaving
                     return self._session.shadow(hop, hops, takes_over=takes_over)
             case Accused(worker=worker, refusal=refusal, answers=answers):
@@ -450,14 +453,14 @@ class Generation:
         fresh: list[Token] = []
         for action in actions:
             match action:
+                case Send():
+                    self._send(action)
                 case Emit(token_ids=token_ids, logprobs=()):
                     fresh.extend(map(Token, token_ids))
                 case Emit(token_ids=token_ids, logprobs=logprobs):
                     fresh.extend(map(Token, token_ids, logprobs))
                 case EmitScores(logprobs=logprobs):
                     self._scores.extend(logprobs)
-                case Send():
-                    self._send(action)
         if fresh:
             self._metrics.tokens.inc(len(fresh))
         return fresh

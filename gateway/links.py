@@ -204,10 +204,15 @@ class Links:
         """Make sure of a link to every hop. Raises PeerUnreachable, after noting whom to avoid."""
         await asyncio.gather(*(self._connect(hop.worker) for hop in route))
 
+    def acquaint(self, route: Route) -> None:
+        """Have the hops of a route link to each other: the sooner, the less a first step waits."""
+        for hop, following in pairwise(route):
+            if self._has(hop.worker):
+                self._introduce(hop.worker, following.worker)
+
     def post(self, route: Route, message: Message, payload: bytes = b"") -> None:
         """Send to the first hop of a route whose hops know each other. Raises PeerUnreachable."""
-        for hop, following in pairwise(route):
-            self._introduce(hop.worker, following.worker)
+        self.acquaint(route)
         self._link(route[0].worker).post(message, payload)
 
     async def keep_linked(self) -> None:
@@ -292,7 +297,7 @@ class Links:
             return  # it was introduced while it was in the view, or will be refused
         known = self._introduced.setdefault(worker, {})
         if known.get(following) != announcement.url:
-            self._link(worker).post(Introduce((record,)))
+            self._link(worker).post(Introduce((record,), dial=True))
             known[following] = announcement.url
             if not announcement.url:
                 self._ask_to_dial(following, worker)
@@ -342,15 +347,15 @@ class Links:
 
     def _on_frame(self, link: Link, frame: Frame) -> None:
         match frame.message:
+            case Tokens() | Scores() | States() | Filled() | Checkpoint() | Refused() as message:
+                if inbox := self._inboxes.get(SessionId(message.session)):
+                    inbox.put(FrameArrived(link.peer, frame))
             case Relay() as relay:
                 self._relay(link.peer, relay, frame.payload)
             case DialBack(record=record):
                 self._dial_backs.ask(link, record)
             case Status() as status:
                 self._heard_status(link.peer, status)
-            case Tokens() | Scores() | States() | Filled() | Checkpoint() | Refused() as message:
-                if inbox := self._inboxes.get(SessionId(message.session)):
-                    inbox.put(FrameArrived(link.peer, frame))
             case Step() | Close() | Introduce() | _ as message:
                 raise ProtocolError(f"a gateway takes no {type(message).__name__}")
 

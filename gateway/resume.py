@@ -9,10 +9,10 @@ import hashlib
 import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Final
 
 import structlog
+from msgspec.structs import replace
 
 from gateway.generator import Generator, Token
 from gateway.resume_lease import Lease

@@ -9,7 +9,7 @@ import json
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
 import msgspec
@@ -20,7 +20,6 @@ from shared.wire.messages import Sampling
 LENGTH: Final = struct.Struct("<I")
 EVENT_ID: Final = re.compile(r"([A-Za-z0-9_-]{32}):(0|[1-9]\d{0,8}|finish|usage)", re.ASCII)
 
-_DEFAULTS: Final = {field.name: field.default for field in fields(Token)}
 _encoder: Final = msgspec.msgpack.Encoder()
 _tokens: Final = msgspec.msgpack.Decoder(Token)
 
@@ -104,8 +103,7 @@ def encode_head(head: Head) -> bytes:
 
 def encode_token(token: Token) -> bytes:
     """One more token of a record; only what is not as usual is written."""
-    told = {name: getattr(token, name) for name in _DEFAULTS}
-    return _part({name: value for name, value in told.items() if value != _DEFAULTS[name]})
+    return _part(token)
 
 
 def digest_of(body: Mapping[str, Any]) -> bytes:

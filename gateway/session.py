@@ -18,16 +18,20 @@ Each change of route starts an epoch, and workers drop steps of an older one, so
 believed dead cannot disturb those who took over. So does each shadow, for itself.
 """
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from itertools import pairwise
+
+from msgspec.structs import replace
 
 from gateway.actions import Action, Emit, EmitScores, Send
 from gateway.guesses import Guesses, Propose
+from gateway.holes import MAX_MENDED_TOKENS, Holes
 from gateway.reader import Reader, tells
+from gateway.refill import Refill, chunks
 from gateway.shadows import Shadow
 from shared.errors import RefusalCode
-from shared.swarm import Hop, PeerId, Route, Span, tiles
-from shared.wire.messages import MAX_GATHERED_TOKENS, States, TokenLogprobs
+from shared.swarm import Hop, PeerId, Route, Span, spliced, tiles
+from shared.wire.messages import States, TokenLogprobs
 
 MAX_GAP_REFUSALS = 16
 """Position gaps a worker may report in one session before it counts as lost."""
@@ -35,10 +39,6 @@ MAX_GAP_REFUSALS = 16
 MAX_FILL_CHUNKS = 8
 """Chunks of inputs sent to refill caches before the arrival of the last is waited for: bounds
 what a link must hold."""
-
-MAX_MENDED_TOKENS = 2 * MAX_GATHERED_TOKENS
-"""Inputs that run again so that checkpoints have no hole: what a hop that was replaced may have
-gathered, and had under way."""
 
 
 class Session:
@@ -80,11 +80,10 @@ class Session:
         self._held = held
         self._unanswered = 0
         self._filled: dict[Hop, int] = {}
-        self._refill: tuple[Route, int] | None = None
+        self._refill: Refill | None = None
         self._gap_refusals: dict[PeerId, int] = {}
         self._shadows: dict[Hop, Shadow] = {}
-        self._torn: set[int] = set()
-        """Blocks whose checkpoints may lack the last outputs of a hop that was replaced."""
+        self._holes = Holes(held)
         self._is_waiting = False
         """The next step is held back for a shadow that is about to take over."""
 
@@ -106,8 +105,10 @@ class Session:
     @property
     def workers(self) -> set[PeerId]:
         """Everyone on the route and in its shadows."""
-        shadows = [hop for shadow in self._shadows.values() for hop in shadow.hops]
-        return {hop.worker for hop in (*self.route, *shadows)}
+        workers = {hop.worker for hop in self.route}
+        for shadow in self._shadows.values():
+            workers |= {hop.worker for hop in shadow.hops}
+        return workers
 
     @property
     def is_decoding(self) -> bool:
@@ -203,6 +204,7 @@ class Session:
         if self._is_not_last(worker) or self._owes_scores or self._reader:
             return []
         self.num_advances += 1
+        self._refill = None
         fresh = self._take(self.guesses.judge(token_ids))
         emit = Emit(fresh, logprobs[: len(fresh)])
         self._unanswered = len(self.tokens) - 1
@@ -253,13 +255,12 @@ class Session:
 
     def filled(self, worker: PeerId, epoch: int, block: int, position: int) -> list[Action]:
         """A refill reached the end of its hops."""
-        if self._refill is not None and epoch == self.epoch:
-            hops, end = self._refill
-            if (hops[-1].worker, hops[-1].span.end, end) == (worker, block, position):
-                self.num_advances += 1
-                self._refill = None
-                self._filled |= dict.fromkeys(hops, end)
-                return [] if self.gaps else self._resume()
+        refill = self._refill
+        if refill and epoch == self.epoch and refill.ends_at(worker, block, position):
+            self.num_advances += 1
+            self._refill = None
+            self._filled |= {hop: max(self._filled[hop], refill.end) for hop in refill.hops}
+            return [] if self.gaps or refill.is_followed else self._resume()
         if any([shadow.reached(worker, block, position) for shadow in self._shadows.values()]):
             return self._go_on() if self._is_waiting else self.feed_shadows()
         return []
@@ -300,8 +301,8 @@ class Session:
         """Whom to blame when nothing comes: the first hop not known to have done its part."""
         if self._is_waiting:
             return next(s.hops[0].worker for s in self._shadows.values() if s.takes_over)
-        target = self._refill[1] if self._refill else len(self.tokens)
-        hops = self._refill[0] if self._refill else self.route
+        target = self._refill.end if self._refill else len(self.tokens)
+        hops = self._refill.hops if self._refill else self.route
         behind = [hop for hop in hops if not self._has_done(hop, target)]
         return (behind or [self.route[-1]])[0].worker if self.route else None
 
@@ -333,7 +334,7 @@ class Session:
             end = min(certain, self._held(shadow.hop.span.start), start + self._most_filled)
             if end > start and shadow.has_room:
                 shadow.fill_to(end)
-                sends += self._chunks(shadow.hops, start, end, shadow.epoch, acknowledge=True)
+                sends += chunks(shadow.hops, shadow.epoch, start, end, self._chunk_tokens)
         return sends
 
     def _take(self, token_ids: Sequence[int]) -> tuple[int, ...]:
@@ -357,12 +358,10 @@ class Session:
 
     def _replace(self, span: Span, hops: Route) -> None:
         """Put `hops` in the place of the route's hops in `span`, whose shadows are done with."""
-        before = tuple(hop for hop in self.route if hop.span.end <= span.start)
-        after = tuple(hop for hop in self.route if hop.span.start >= span.end)
-        self.route = before + hops + after
+        self.route = spliced(self.route, span, hops)
         self._filled = {hop: self._filled.get(hop, 0) for hop in self.route}
         self._shadows = {h: s for h, s in self._shadows.items() if h in self.route}
-        self._torn |= {hop.span.end for hop in hops}
+        self._holes.tear(hops)
 
     def _drop_shadows(self, worker: PeerId) -> None:
         self._shadows = {h: s for h, s in self._shadows.items() if not s.involves(worker)}
@@ -378,13 +377,18 @@ class Session:
 
     def _resume(self) -> list[Action]:
         """Refill the first hops that lag behind the unanswered step; when none do, send it."""
-        lagging = [i for i, hop in enumerate(self.route) if self._filled[hop] < self._unanswered]
+        lagging = self._lagging(self._filled)
         if not lagging:
-            return [*self._send_unanswered(), *self.feed_shadows()]
+            return [*self._send_unanswered(self._filled), *self.feed_shadows()]
         first = last = lagging[0]
         while last + 1 in lagging:
             last += 1
         return self._send_refill(first, last)
+
+    def _lagging(self, filled: Mapping[Hop, int]) -> list[int]:
+        """The hops that the unanswered step alone would not bring up to its end."""
+        oldest = self._oldest_start
+        return [i for i, hop in enumerate(self.route) if filled[hop] < oldest]
 
     def _send_refill(self, first: int, last: int) -> list[Action]:
         """Bring hops `first` to `last` up to the unanswered step, or as far as one source goes."""
@@ -396,8 +400,12 @@ class Session:
         if first > 0:
             end = min(end, self._held(hops[0].span.start))
         self._filled |= {hop: min(start, self._filled[hop]) for hop in hops}  # they rewind
-        self._refill = (hops, end)
-        return [*self._chunks(hops, start, end, self.epoch, acknowledge=True)]
+        refilled = self._filled | dict.fromkeys(hops, end)
+        # by the links of the refill, which the unanswered step cannot overtake there
+        is_followed = first == self._first_to_run and not self._lagging(refilled)
+        self._refill = Refill(hops, end, is_followed)
+        sends = chunks(hops, self.epoch, start, end, self._chunk_tokens)
+        return [*sends, *(self._send_unanswered(refilled) if is_followed else ())]
 
     def _go_on(self) -> list[Action]:
         """The next step, after the shadows that are ready have taken over.
@@ -407,7 +415,7 @@ class Session:
         """
         if not self._shadows:
             self._is_waiting = False
-            return self._send_unanswered()
+            return self._send_unanswered(self._filled, mends=True)
         leaving = [shadow for shadow in self._shadows.values() if shadow.takes_over]
         for shadow in leaving:
             if shadow.filled >= self._unanswered:
@@ -418,79 +426,60 @@ class Session:
                 self.num_moves += 1
         fed = self._feed(self._unanswered)
         self._is_waiting = any(s.is_near(self._unanswered) for s in leaving if s.hop in self.route)
-        return fed if self._is_waiting else [*self._send_unanswered(), *fed]
+        return fed if self._is_waiting else [*self._send_unanswered(self._filled, mends=True), *fed]
 
     def _go_on_without(self) -> list[Action]:
         """Shadows may be gone that the next step waited for."""
         return self._go_on() if self._is_waiting and not self.gaps else []
 
-    def _send_unanswered(self) -> list[Action]:
-        """The step not answered yet, from the last boundary that spares hops which have run it."""
-        end = len(self.tokens)
-        first = self._first_to_run(end + len(self.guesses.pending))
-        start = self._mended_from(self.route[first:])
+    def _send_unanswered(self, filled: Mapping[Hop, int], *, mends: bool = False) -> list[Action]:
+        """The step not answered yet, from the last boundary that spares hops which have run it.
+
+        It begins before inputs that a hop still lacks, if they are few: that is sooner done than a
+        refill of its own. And before those that a hole in the checkpoints lacks, if it `mends`:
+        not right after a loss, when the text has paused for long enough.
+        """
+        first = self._first_to_run
+        hops, end = self.route[first:], len(self.tokens)
+        start = min(self._unanswered, *(filled[hop] for hop in hops))
+        if mends:
+            start = min(start, self._holes.mended_from(hops, self._oldest_start, self._unanswered))
+        else:
+            self._holes.look(self._oldest_start, self._unanswered)
         if first > 0 or start < self._unanswered:
             self.guesses.drop()  # they travel with the token ids of one step, so from block 0
-        sends = self._chunks(self.route[first:], start, end, self.epoch, is_unanswered=True)
+        sends = [self._asking(s) for s in chunks(hops, self.epoch, start, end, self._chunk_tokens)]
         self.guesses.sent(sends[-1].position)
         return [*sends]
 
-    def _mended_from(self, hops: Route) -> int:
-        """Where the unanswered step begins: before a hole in the checkpoints, if it is small.
+    def _asking(self, part: Send) -> Send:
+        """A part of the unanswered step, with what is asked of it; samples after its last."""
+        end = part.position + part.count
+        scored = max(0, min(end, self._num_scored - 1) - part.position)
+        read = self._reader.part(part.position, end) if self._reader else None
+        part = replace(part, acknowledge=False, scored=scored, read=read)
+        if end < len(self.tokens):
+            return part
+        guesses = self.guesses.pending
+        count = part.count + len(guesses)
+        return replace(part, count=count, sample=not self._reader, guesses=guesses)
 
-        Nothing that came after a hole could be kept, so that what follows a hop once replaced
-        would be fed from further and further upstream: shadows never, newcomers at a price.
-        """
-        start = self._unanswered
-        if not self._torn or self._owes_scores or self._reader:
-            return start
-        # in one chunk, or a loss between two would leave hops rewound
-        oldest = max(1, start - MAX_MENDED_TOKENS, len(self.tokens) - self._chunk_tokens)
-        self._torn = {block for block in self._torn if oldest <= self._held(block) < start}
-        mended = [hop.span.end for hop in hops if hop.span.end in self._torn]
-        return min([start, *map(self._held, mended)])
+    @property
+    def _oldest_start(self) -> int:
+        """Before which the unanswered step may not begin: in one chunk, or a loss between two
+        would leave hops rewound. Who has refused a position may be unable to go back."""
+        if self._owes_scores or self._reader or self._gap_refusals:
+            return self._unanswered
+        oldest = max(1, self._unanswered - MAX_MENDED_TOKENS, len(self.tokens) - self._chunk_tokens)
+        return min(oldest, self._unanswered)
 
-    def _first_to_run(self, end: int) -> int:
-        """The first hop not known to reach `end`, or the nearest before it whose inputs are held
-        that far, so that as few as possible run again."""
-        first = 0
+    @property
+    def _first_to_run(self) -> int:
+        """The first hop not known to reach the end of the unanswered step, or the nearest before it
+        whose inputs are held that far, so that as few as possible run again."""
+        first, end = 0, self.sent
         while first + 1 < len(self.route) and self._has_done(self.route[first], end):
             first += 1
         while first > 0 and self._held(self.route[first].span.start) < end:
             first -= 1
         return first
-
-    def _chunks(
-        self,
-        hops: Route,
-        start: int,
-        end: int,
-        epoch: int,
-        *,
-        is_unanswered: bool = False,
-        acknowledge: bool = False,
-    ) -> list[Send]:
-        reader = self._reader if is_unanswered else None
-        guesses = self.guesses.pending if is_unanswered else ()
-        sends: list[Send] = []
-        for position in range(start, end, self._chunk_tokens):
-            count = min(self._chunk_tokens, end - position)
-            is_last = position + count == end
-            sends.append(
-                Send(
-                    hops,
-                    epoch,
-                    position,
-                    count + len(guesses) if is_last else count,
-                    is_unanswered and is_last and not self._reader,
-                    acknowledge and is_last,
-                    guesses if is_last else (),
-                    scored=self._scored(position, position + count) if is_unanswered else 0,
-                    read=reader.part(position, position + count) if reader else None,
-                )
-            )
-        return sends
-
-    def _scored(self, start: int, end: int) -> int:
-        """How many of the tokens that follow inputs `[start, end)` are to be scored."""
-        return max(0, min(end, self._num_scored - 1) - start)

@@ -5,6 +5,8 @@ Plain values, errors and cancellation cross in both directions; nothing else is 
 """
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -26,6 +28,8 @@ LONGEST_PAUSE_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0
 """A world that lived this long is restarted without the pauses earlier deaths have earned."""
 JOIN_SECONDS = 10.0
+NICENESS = 10
+"""Of the thread, see nice(2): its world comes in bursts, which steps should not wait for."""
 
 
 class _Door(NamedTuple):
@@ -106,6 +110,7 @@ class TrioThread(Generic[T]):
             self._door.nursery.start_soon(_run_errand, errand, resident, result, scope)
 
     def _keep_alive(self) -> None:
+        _give_way()
         pause = FIRST_PAUSE_SECONDS
         while True:
             began = time.monotonic()
@@ -155,6 +160,12 @@ async def _run_errand(
         _fail(result, error)
     finally:
         _fail(result, PeerUnreachable("the errand was cancelled"))
+
+
+def _give_way() -> None:
+    """Let the process's other threads go first, where threads have a priority of their own."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _fail(result: "Future[Any]", error: BaseException) -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from shared import logs
 from shared.wire.messages import Sampling
 from tests.bench.tables import show
 from tests.inprocess import InProcessSwarm, swarm
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--limit-seconds", type=float, default=120)
     options = parser.parse_args()
+    logs.set_up("error")
     with tempfile.TemporaryDirectory() as scratch:
         model = build("llama", max_position_embeddings=4096, **SIZE)
         directory = save(model, Path(scratch) / "m", shard="1GB")

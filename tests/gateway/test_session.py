@@ -125,12 +125,38 @@ def test_a_newcomer_is_refilled_from_its_checkpoint_then_the_step_is_sent_again(
     assert s.filled(DEE, epoch=2, block=16, position=2) == [Send(line[1:], 2, 2, 1, sample=True)]
 
 
+def test_the_step_goes_right_after_a_refill_that_it_cannot_overtake():
+    s = decoding(held={8: 3})
+    s.checkpointed(ANN, epoch=1, block=8, position=2, count=1)
+    s.worker_lost(BOB)
+    dee, line = route("dee 8:16"), route("dee 8:16, cyd 16:24")
+    step = Send(line, 2, 2, 1, sample=True)
+    assert s.rerouted(Span(8, 16), dee) == [Send(dee, 2, 0, 2, acknowledge=True), step]
+    assert s.suspect() == DEE
+    assert s.filled(DEE, epoch=2, block=16, position=2) == []
+    assert s.suspect() == DEE
+    s.checkpointed(DEE, epoch=2, block=16, position=2, count=1)
+    assert s.suspect() == CYD
+
+
+def test_an_answer_may_come_before_the_word_of_the_refill_that_it_followed():
+    s = decoding(held={8: 3})
+    s.checkpointed(ANN, epoch=1, block=8, position=2, count=1)
+    s.worker_lost(BOB)
+    s.rerouted(Span(8, 16), route("dee 8:16"))
+    line = route("ann 0:8, dee 8:16, cyd 16:24")
+    step = Send(line, 2, 3, 1, sample=True)
+    assert s.tokens_arrived(CYD, epoch=2, position=3, token_ids=[8]) == [step, Emit((8,))]
+    assert s.filled(DEE, epoch=2, block=16, position=2) == []
+    assert s.is_decoding
+
+
 def test_without_checkpoints_a_refill_starts_from_the_token_ids():
     s = decoding()
     s.worker_lost(BOB)
-    dee = route("dee 8:16")
-    line = route("ann 0:8, dee 8:16")
-    assert s.rerouted(Span(8, 16), dee) == [Send(line, 2, 0, 2, acknowledge=True)]
+    line = route("ann 0:8, dee 8:16, cyd 16:24")
+    refill, step = Send(line[:2], 2, 0, 2, acknowledge=True), Send(line, 2, 2, 1, sample=True)
+    assert s.rerouted(Span(8, 16), line[1:2]) == [refill, step]
 
 
 def test_a_refill_takes_the_nearest_upstream_boundary_that_has_anything():
@@ -146,21 +172,33 @@ def test_a_refill_goes_on_upstream_where_its_checkpoint_ends():
     s.worker_lost(BOB)
     dee = route("dee 8:16")
     assert s.rerouted(Span(8, 16), dee) == [Send(dee, 2, 0, 1, acknowledge=True)]
+    line = route("ann 0:8, dee 8:16, cyd 16:24")
+    assert s.filled(DEE, epoch=2, block=16, position=1) == [Send(line, 2, 1, 2, sample=True)]
+
+
+def test_what_is_too_long_for_the_step_is_refilled_upstream_too():
+    s = session(held={8: 1}, prompt=(5,) * 40)
+    s.tokens_arrived(CYD, 1, 40, [7])
+    s.worker_lost(BOB)
+    line = route("ann 0:8, dee 8:16, cyd 16:24")
+    assert s.rerouted(Span(8, 16), line[1:2]) == [Send(line[1:2], 2, 0, 1, acknowledge=True)]
     assert s.filled(DEE, epoch=2, block=16, position=1) == [
-        Send(route("ann 0:8, dee 8:16"), 2, 1, 1, acknowledge=True)
+        Send(line[:2], 2, 1, 39, acknowledge=True),
+        Send(line, 2, 40, 1, sample=True),
     ]
 
 
-def test_a_hole_that_a_lost_hop_left_in_the_checkpoints_is_run_again():
+def test_a_hole_that_a_lost_hop_left_in_the_checkpoints_is_run_again_when_the_text_goes_on():
     held = {8: 40, 16: 38}
     s = session(held, prompt=(5,) * 40)
     s.tokens_arrived(CYD, 1, 40, [7])
     s.worker_lost(BOB)
     s.rerouted(Span(8, 16), route("dee 8:16"))
     line = route("ann 0:8, dee 8:16, cyd 16:24")
-    assert s.filled(DEE, 2, 16, 40) == [Send(line, 2, 38, 3, sample=True)]
-    held[16] = 41
-    assert s.tokens_arrived(CYD, 2, 41, [8]) == [Send(line, 2, 41, 1, sample=True), Emit((8,))]
+    assert s.filled(DEE, 2, 16, 40) == [Send(line, 2, 40, 1, sample=True)]
+    assert s.tokens_arrived(CYD, 2, 41, [8]) == [Send(line, 2, 38, 4, sample=True), Emit((8,))]
+    held[16] = 42
+    assert s.tokens_arrived(CYD, 2, 42, [8]) == [Send(line, 2, 42, 1, sample=True), Emit((8,))]
 
 
 @pytest.mark.parametrize("held", [0, 40 - MAX_MENDED_TOKENS - 1, 40])
@@ -171,6 +209,7 @@ def test_what_is_held_nothing_of_far_behind_or_whole_is_not(held: int):
     s.rerouted(Span(8, 16), route("dee 8:16"))
     line = route("ann 0:8, dee 8:16, cyd 16:24")
     assert s.filled(DEE, 2, 16, 40) == [Send(line, 2, 40, 1, sample=True)]
+    assert s.tokens_arrived(CYD, 2, 41, [8]) == [Send(line, 2, 41, 1, sample=True), Emit((8,))]
 
 
 def test_a_loss_before_the_first_token_sends_the_prompt_again_and_refills_nothing():
@@ -217,6 +256,23 @@ def test_a_position_gap_refills_that_worker_from_where_its_cache_ends():
     assert s.refused(BOB, 1, "position_gap", 1, PeerId("")) == [
         Send(ABC[1:2], 2, 1, 1, acknowledge=True)
     ]
+
+
+def test_workers_that_cannot_go_back_are_not_asked_to_again_and_again():
+    s = decoding(held={8: 2, 16: 1})
+    s.worker_lost(BOB)
+    line = route("ann 0:8, dee 8:16, cyd 16:24")
+    s.rerouted(Span(8, 16), line[1:2])
+    s.filled(DEE, 2, 16, 2)
+    mending = Send(line, 2, 1, 3, sample=True)
+    assert mending in s.tokens_arrived(CYD, 2, 3, [8])
+    assert s.refused(CYD, 2, "position_gap", 0, PeerId("")) == [
+        Send(line[2:], 3, 0, 1, acknowledge=True)
+    ]
+    behind = Send(line[1:], 3, 1, 1, acknowledge=True)
+    assert behind in s.filled(CYD, 3, 24, 1)
+    all_again = Send(line[1:], 4, 0, 2, acknowledge=True)
+    assert s.refused(DEE, 3, "position_gap", 0, PeerId("")) == [all_again]
 
 
 def test_a_refusal_of_an_older_epoch_or_of_a_stranger_changes_nothing():
@@ -313,7 +369,7 @@ def test_a_stop_id_among_right_guesses_ends_the_session_there():
     assert s.is_over
 
 
-def test_reused_positions_are_not_sent_and_a_hop_without_them_is_refilled():
+def test_reused_positions_are_not_sent_unless_a_hop_lacks_them():
     s = Session(
         range(10),
         BLOCKS,
@@ -323,9 +379,8 @@ def test_reused_positions_are_not_sent_and_a_hop_without_them_is_refilled():
         held=lambda b: 10 * (b < 1),
     )
     assert s.rerouted(BLOCKS, ABC, reused=8) == [Send(ABC, 1, 8, 2, sample=True)]
-    assert s.refused(BOB, 1, "position_gap", 4, PeerId("")) == [
-        Send(ABC[:2], 2, 4, 4, acknowledge=True)
-    ]
+    refill, step = Send(ABC[:2], 2, 4, 4, acknowledge=True), Send(ABC, 2, 8, 2, sample=True)
+    assert s.refused(BOB, 1, "position_gap", 4, PeerId("")) == [refill, step]
 
 
 # --- texts that are scored ---
@@ -389,7 +444,9 @@ def test_a_loss_costs_no_scores_and_what_was_scored_is_refilled_without():
     s = scoring()
     s.scores_arrived(CYD, 1, 1, (LIKELY, LIKELY))
     s.worker_lost(BOB)
-    (refill,) = s.rerouted(Span(8, 16), route("dee 8:16"))
-    assert (refill.count, refill.scored, refill.acknowledge) == (2, 0, True)
     new = route("ann 0:8, dee 8:16, cyd 16:24")
-    assert s.filled(DEE, 2, 16, 2) == [Send(new, 2, 2, 4, sample=True, scored=3)]
+    assert s.rerouted(Span(8, 16), new[1:2]) == [
+        Send(new[:2], 2, 0, 2, acknowledge=True),
+        Send(new, 2, 2, 4, sample=True, scored=3),
+    ]
+    assert s.filled(DEE, 2, 16, 2) == []

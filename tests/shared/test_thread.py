@@ -1,6 +1,8 @@
 """Values, errors and cancellation cross to and from the trio thread, which outlives bugs."""
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -49,6 +51,15 @@ async def sleep_forever(_: list[str]) -> None:
 async def test_values_cross():
     async with running(live) as thread:
         assert await thread.call(first) == "resident"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads share one priority here")
+async def test_the_rest_of_the_process_goes_first():
+    async def niceness(_: list[str]) -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    async with running(live) as thread:
+        assert await thread.call(niceness) > os.getpriority(os.PRIO_PROCESS, 0)
 
 
 async def test_errors_cross():

@@ -36,7 +36,7 @@ SESSION = {
     "a loss costs no scores that came": ("self._unanswered = end - 1", "pass"),
     "states of an older route": ("or states.epoch != self.epoch:", ":"),
     "hops that owe states run again": (">= end and not owes", ">= end"),
-    "hops that lag are refilled": ("if self._filled[hop] < self._unanswered]", "if False]"),
+    "hops that lag are refilled": ("if filled[hop] < oldest]", "if False]"),
     "a refill goes upstream when a copy is missing": (
         "while first > 0 and self._held(self.route[first].span.start) <= start:",
         "while False:",
@@ -46,8 +46,12 @@ SESSION = {
         "pass",
     ),
     "a refill arrives before the step is sent": (
-        "self._refill = (hops, end)\n        return [",
-        "self._refill = (hops, end)\n        return [*self._send_unanswered(), ",
+        "is_followed = first == self._first_to_run and not",
+        "is_followed = not",
+    ),
+    "the few inputs that a hop lacks go with the step": (
+        "start = min(self._unanswered, *(filled[hop] for hop in hops))",
+        "start = self._unanswered",
     ),
     "each route has an epoch": (
         "self.epoch = self.last_epoch = self.last_epoch + 1",

@@ -49,6 +49,7 @@ def requests(model: str, num_tokens: int) -> dict[str, Request]:
             "ignore_eos": False,
             "response_format": {"type": "json_schema", "json_schema": form},
         },
+        "stop string": {"temperature": 1.0, "seed": 6, "stop": ["ll onc"]},
         "short": {"temperature": 0, "max_tokens": 12, "content": "Who are you?"},
     }
     return {name: _request(model, num_tokens, **way) for name, way in ways.items()}
