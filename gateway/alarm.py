@@ -6,6 +6,7 @@ what a token costs; here one timer is kept, and set anew only where it rings too
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 
 
 class Alarm:
@@ -16,11 +17,12 @@ class Alarm:
         self._loop = asyncio.get_running_loop()
         self._rings_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf
 
     def set(self, seconds: float) -> None:
         """Ring in so many seconds from now, and not before."""
         self._rings_at = rings_at = self._loop.time() + seconds
-        if self._timer is None or self._timer.when() > rings_at:
+        if self._timer_at > rings_at:
             self._start(rings_at)
 
     def stop(self) -> None:
@@ -32,15 +34,16 @@ class Alarm:
         self.stop()
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer, self._timer_at = None, inf
 
     def _start(self, rings_at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_at(rings_at, self._timer_is_over)
+        self._timer_at = rings_at
 
     def _timer_is_over(self) -> None:
-        self._timer = None
+        self._timer, self._timer_at = None, inf
         if self._rings_at is None:
             return
         if self._loop.time() < self._rings_at:

@@ -19,6 +19,7 @@ from gateway.api.middleware import CountRequests, LastResort, OneForm, RequestId
 from gateway.api.models import model_routes
 from gateway.api.openapi import ERRORS, describe_api
 from gateway.api.responses.routes import response_routes
+from gateway.api.short_way import App
 from gateway.api.status import status_routes
 from gateway.api.tokenize import tokenize_routes
 from gateway.services import Services
@@ -56,7 +57,7 @@ EXPOSED_HEADERS: Final = (
 
 def build_app(services: Services) -> FastAPI:
     """The application around `services`."""
-    app = FastAPI(
+    app = App(
         title="Bucket Brigade",
         responses=ERRORS,
         redirect_slashes=False,

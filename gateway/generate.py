@@ -3,7 +3,8 @@
 import hashlib
 import os
 from collections.abc import AsyncGenerator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from gateway.checkpoints import Checkpoints
 from gateway.generation import Generation

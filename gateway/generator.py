@@ -1,15 +1,15 @@
 """What the routes need of whatever makes tokens."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from gateway.reader import Rows
 from shared.wire.messages import Reading, Sampling, TokenLogprobs
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(msgspec.Struct, frozen=True, omit_defaults=True):
     """One token of an answer; `logprobs` where `Sampling.num_logprobs` asks for them.
 
     The first tells how many of the prompt's tokens workers still had from another generation, and

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
+
+import msgspec
 
 from gateway.alarm import Alarm
 from shared.swarm import Hop, PeerId, Route
@@ -13,36 +14,31 @@ MAX_WAITING_BYTES = 128 << 20
 """Checkpoint copies one generation lets wait; more are dropped, as they only shorten recoveries."""
 
 
-@dataclass(frozen=True)
-class FrameArrived:
+class FrameArrived(msgspec.Struct, frozen=True):
     """A worker said something about the session."""
 
     worker: PeerId
     frame: Frame
 
 
-@dataclass(frozen=True)
-class WorkerLost:
+class WorkerLost(msgspec.Struct, frozen=True):
     """The last link to a worker ended."""
 
     worker: PeerId
 
 
-@dataclass(frozen=True)
-class ViewChanged:
+class ViewChanged(msgspec.Struct, frozen=True):
     """There may be a route where there was none, or a worker that is about to leave."""
 
 
-@dataclass(frozen=True)
-class ShadowsFound:
+class ShadowsFound(msgspec.Struct, frozen=True):
     """Workers that could shadow a hop; none when there are none at the moment."""
 
     hop: Hop
     hops: Route
 
 
-@dataclass(frozen=True)
-class Accused:
+class Accused(msgspec.Struct, frozen=True):
     """A worker could not reach the next hop, which has been asked whether it is there."""
 
     worker: PeerId
@@ -58,7 +54,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self.num_dropped = 0
-        self._events: deque[Event] = deque()
+        self._events: deque[tuple[Event, int]] = deque()
         self._bytes = 0
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[bool] | None = None
@@ -71,15 +67,15 @@ class Inbox:
             self.num_dropped += 1
             return
         self._bytes += size
-        self._events.append(event)
+        self._events.append((event, size))
         self._wake(is_late=False)
 
     async def get(self, seconds: float) -> Event:
         """The next event. Raises TimeoutError when none comes within so many seconds."""
         if not self._events and await self._waited(seconds):
             raise TimeoutError
-        event = self._events.popleft()
-        self._bytes -= _copied_bytes(event)
+        event, size = self._events.popleft()
+        self._bytes -= size
         return event
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from gateway.admission import Admission
 from gateway.checkpoints import Checkpoints
 from gateway.generator import Token
+from gateway.tallies import Count, Spread, Tally
 from gateway.vllm_names import VllmNames
 
 FIRST_TOKEN_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)
@@ -25,7 +26,7 @@ class GatewayMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(VllmNames(self.registry))
-        self.tokens = self._counter("tokens", "Tokens made.")
+        self.tokens = Tally("brigade_gateway_tokens", "Tokens made.", self.registry).of()
         self.cached_tokens = self._counter(
             "cached_tokens", "Prompt tokens that workers had kept from an earlier session."
         )
@@ -58,11 +59,11 @@ class GatewayMetrics:
             "resume_store_failures", "Calls to the resume store that failed."
         )
         self.resumed = self._counter("resumed_answers", "Answers that a client came back for.")
-        self.key_tokens = Counter(
+        self.key_tokens = Tally(
             "brigade_gateway_key_tokens",
             "Tokens of each API key's prompts and answers, by its name; empty without keys.",
+            self.registry,
             ["key", "kind"],
-            registry=self.registry,
         )
         self.key_requests = Counter(
             "brigade_gateway_key_requests",
@@ -93,17 +94,17 @@ class GatewayMetrics:
             ["route", "status"],
             registry=self.registry,
         )
-        self.first_token_seconds = Histogram(
+        self.first_token_seconds = Spread(
             "brigade_gateway_time_to_first_token_seconds",
             "Time from a valid request to its first token, the wait for a place included.",
-            buckets=FIRST_TOKEN_SECONDS,
-            registry=self.registry,
+            self.registry,
+            FIRST_TOKEN_SECONDS,
         )
-        self.token_seconds = Histogram(
+        self.token_seconds = Spread(
             "brigade_gateway_time_per_output_token_seconds",
             "Time from one token of an answer to the next; guesses that were right come at once.",
-            buckets=TOKEN_SECONDS,
-            registry=self.registry,
+            self.registry,
+            TOKEN_SECONDS,
         )
 
     def watch(self, name: str, help_text: str, value: Callable[[], float]) -> None:
@@ -146,11 +147,11 @@ class GatewayMetrics:
     def read_for(self, key: str, num_tokens: int) -> None:
         """Tokens of a prompt, for a key of that name."""
         self.prompt_tokens.inc(num_tokens)
-        self.key_tokens.labels(key, "prompt").inc(num_tokens)
+        self.key_tokens.of(key, "prompt").inc(num_tokens)
 
-    def made_for(self, key: str) -> Counter:
+    def made_for(self, key: str) -> Count:
         """Counts the tokens of an answer, for a key of that name."""
-        return self.key_tokens.labels(key, "completion")
+        return self.key_tokens.of(key, "completion")
 
     async def timed(
         self,

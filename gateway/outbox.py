@@ -4,7 +4,7 @@ from gateway.actions import Send
 from gateway.contexts import Contexts
 from gateway.means import Means
 from gateway.session import Session
-from shared.swarm import PeerId, SessionId
+from shared.swarm import PeerId, Route, SessionId
 from shared.wire.codec import pack_ids
 from shared.wire.messages import PayloadDtype, Step
 
@@ -20,6 +20,8 @@ class Outbox:
         self._session = session
         self._contexts = contexts
         self._granted: dict[PeerId, bytes] = {}
+        self._route: Route = ()
+        self._grants: tuple[bytes, ...] = ()
 
     def post(self, send: Send, prefix: tuple[bytes, ...]) -> None:
         """Send a step; `prefix` names the pages that its first hop may have of the text.
@@ -49,16 +51,22 @@ class Outbox:
             count=send.count,
             hops=send.hops,
             dtype=dtype,
-            sample=tuple(range(end - 1 - len(send.guesses), end)) if send.sample else (),
+            sample=(*range(end - 1 - len(send.guesses), end),) if send.sample else (),
             context=context,
             acknowledge=send.acknowledge,
             prefix=prefix,
             wire_dtype=self._means.limits.wire_dtype,
             gathers=not self._session.is_shadowed,
-            grants=tuple(self._grant(hop.worker) for hop in send.hops),
+            grants=self._grants_for(send.hops),
             read=send.read,
             relays=True,
         )
+
+    def _grants_for(self, route: Route) -> tuple[bytes, ...]:
+        """One for each hop; most steps go the way of the step before them."""
+        if route is not self._route:
+            self._route, self._grants = route, tuple(self._grant(hop.worker) for hop in route)
+        return self._grants
 
     def _grant(self, worker: PeerId) -> bytes:
         if worker not in self._granted:

@@ -6,6 +6,7 @@ Pure once the tokenizer is loaded.
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Self, cast
 
@@ -38,6 +39,10 @@ MAX_HELD_TOKENS: Final = 64
 """A character spans at most 4 tokens. A run this long that still ends in U+FFFD is no character
 in the making but a model gone astray, and decoding it anew for each token would be quadratic."""
 
+NUM_DECODED: Final = 1 << 14
+"""Texts of a token or a pair of them that are remembered: to decode one anew takes 3 us. Of a
+language most pairs that come are among few thousands."""
+
 
 class Decoder:
     """Token ids in, text out as soon as it is final. Special tokens are hidden but those `shown`.
@@ -52,34 +57,34 @@ class Decoder:
         """`shown` gives the texts of special tokens."""
         self._tokenizer = tokenizer
         self._shown = shown or {}
-        self._context: list[int] = []
+        self._context: tuple[int, ...] = ()
         self._context_text = ""
-        self._held: list[int] = []
+        self._held: tuple[int, ...] = ()
 
     def feed(self, token_id: int) -> str:
         """The text that `token_id` completes; often all of its own, sometimes none."""
         if token_id in self._shown:
             return self._settled() + self._shown[token_id]
-        self._held.append(token_id)
+        self._held += (token_id,)
         delta = self._undelivered()
         is_partial = delta.endswith(REPLACEMENT) and len(self._held) < MAX_HELD_TOKENS
         if not delta or is_partial:
             return ""
-        self._context, self._held = self._held, []
+        self._context, self._held = self._held, ()
         self._context_text = self._decode(self._context)
         return delta
 
     def flush(self) -> str:
         """What is still held, with U+FFFD for a character cut in two. Ends the decoding."""
         delta = self._undelivered()
-        self._context, self._context_text, self._held = [], "", []
+        self._context, self._context_text, self._held = (), "", ()
         return delta
 
     def _settled(self) -> str:
         """What is held, as nothing can complete it any more; still context for what follows."""
         delta = self._undelivered()
         if self._held:
-            self._context, self._held = self._held, []
+            self._context, self._held = self._held, ()
             self._context_text = self._decode(self._context)
         return delta
 
@@ -93,8 +98,15 @@ class Decoder:
         # broken, the good characters before it too.
         return self._decode(self._held)
 
-    def _decode(self, token_ids: list[int]) -> str:
-        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+    def _decode(self, token_ids: tuple[int, ...]) -> str:
+        if len(token_ids) > 2:
+            return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        return _decoded(self._tokenizer, token_ids)
+
+
+@lru_cache(NUM_DECODED)
+def _decoded(tokenizer: Tokenizer, token_ids: tuple[int, ...]) -> str:
+    return tokenizer.decode(token_ids, skip_special_tokens=True)
 
 
 class StopMatcher:

@@ -30,7 +30,8 @@ class TokenStream:
         self._stop_ids = stop_ids
         self._max_tokens = max_tokens
         self._waiting: list[Token] = []
-        self._news = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._taker: asyncio.Future[None] | None = None
         self._room = asyncio.Event()
         self._is_closing = False
         self._is_over = False
@@ -51,7 +52,7 @@ class TokenStream:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._news.wait()
+                await self._news()
         if self._failure is not None and not self._waiting:
             raise self._failure
 
@@ -60,11 +61,11 @@ class TokenStream:
 
         Raises what the generation raised, once its tokens are taken.
         """
-        await self._news.wait()
-        if not self._is_over:
-            self._news.clear()
+        if not self._waiting:
+            await self._news()
         tokens, self._waiting = self._waiting, []
-        self._room.set()
+        if len(tokens) >= MAX_WAITING_TOKENS:
+            self._room.set()
         if self._failure is not None and not tokens:
             raise self._failure
         return tokens
@@ -93,7 +94,7 @@ class TokenStream:
             async for token in source:
                 num_tokens += 1
                 self._waiting.append(token)
-                self._news.set()
+                self._wake()
                 if token.token_id in self._stop_ids or num_tokens == self._max_tokens:
                     break
                 while len(self._waiting) >= MAX_WAITING_TOKENS:
@@ -106,4 +107,18 @@ class TokenStream:
         if isinstance(error, Exception):
             self._failure = error
         self._is_over = True
-        self._news.set()
+        self._wake()
+
+    async def _news(self) -> None:
+        """Wait until tokens wait, or the generation is over. A future, as an event takes longer."""
+        if self._waiting or self._is_over:
+            return
+        self._taker = self._loop.create_future()
+        try:
+            await self._taker
+        finally:
+            self._taker = None
+
+    def _wake(self) -> None:
+        if self._taker is not None and not self._taker.done():
+            self._taker.set_result(None)

@@ -109,7 +109,7 @@ async def _streamed(services: Services, request: Request, conversation: Conversa
 async def _frames(conversation: Conversation, request_id: str) -> AsyncGenerator[bytes, None]:
     call, choices = conversation.call, conversation.choices
     chunks, wants = _chunks(call), call.request.stream_options or StreamOptions()
-    has_ids = call.request.return_token_ids
+    has_ids, has_logprobs = call.request.return_token_ids, call.request.logprobs
     if call.seen is None:
         more = {"prompt_token_ids": call.prompt} if has_ids else {}
         for choice in choices:
@@ -120,7 +120,7 @@ async def _frames(conversation: Conversation, request_id: str) -> AsyncGenerator
                 yield chunks.said(
                     index,
                     delta_of(said),
-                    _logprobs(call, said) if isinstance(said, Text) else None,
+                    _logprobs(call, said) if has_logprobs and isinstance(said, Text) else None,
                     token_ids=choices[index].fresh_ids() if has_ids else None,
                     usage=conversation.usage if wants.continuous_usage_stats else None,
                 )

@@ -12,6 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gateway.alarm import Alarm
 from gateway.api.body import unless_gone
+from gateway.api.short_way import short_way
 from gateway.services import Services
 from shared.errors import GenerationFailed
 
@@ -91,7 +92,9 @@ class EventStream(EventSourceResponse):
         self._running = running
         self._grace_seconds = grace_seconds
         self._is_stopping = anyio.Event()
-        self._sender: asyncio.Task[object] | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._short_way: Send | None = None
+        self._is_sending = False
         self._is_stuck = False
         self._alarm = Alarm(self._give_up)
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
@@ -107,9 +110,14 @@ class EventStream(EventSourceResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream. Without the farewell a stopped server looks like a finished answer."""
+        self._task, self._short_way = asyncio.current_task(), short_way(scope)
         farewell = asyncio.create_task(self._say_farewell())
         try:
             await super().__call__(scope, receive, send)
+        except asyncio.CancelledError:
+            if self._is_stuck and self._task and not self._task.uncancel():
+                raise SendTimeoutError from None
+            raise
         finally:
             farewell.cancel()
             self._alarm.close()
@@ -117,27 +125,22 @@ class EventStream(EventSourceResponse):
 
     async def _send_with_timeout(self, send: Send, message: Message) -> None:
         """In the place of the library's, which does the same with a scope and a timer each time."""
-        sender = asyncio.current_task()
-        if self._sender or not sender:  # a keep-alive behind a frame, or the other way round
-            return await super()._send_with_timeout(send, message)
-        self._sender = sender
+        send = self._short_way or send
+        if self._is_sending:  # a keep-alive behind a frame, or the other way round
+            return await send(message)
+        self._is_sending = True
         self._alarm.set(SEND_TIMEOUT_SECONDS)
         try:
             await send(message)
-        except asyncio.CancelledError:
-            if self._is_stuck:
-                sender.uncancel()
-                raise SendTimeoutError from None
-            raise
         finally:
-            self._sender = None
+            self._is_sending = False
             self._alarm.stop()
 
     def _give_up(self) -> None:
         """A send takes too long."""
-        if self._sender:
+        if self._task:
             self._is_stuck = True
-            self._sender.cancel()
+            self._task.cancel()
 
     async def _say_farewell(self) -> None:
         await self._is_stopping.wait()

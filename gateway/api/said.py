@@ -1,13 +1,14 @@
 """What an answer says, piece by piece, before any wire format. Pure."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from gateway.generator import Token
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(msgspec.Struct, frozen=True):
     """Text for the reader, and of the tokens that came with logprobs those whose text begins in it.
 
     A token without a text of its own goes with the one after it.
@@ -17,16 +18,14 @@ class Text:
     tokens: tuple[Token, ...] = ()
 
 
-@dataclass(frozen=True)
-class Thought:
+class Thought(msgspec.Struct, frozen=True):
     """The model thinking aloud; `tokens` as in Text."""
 
     text: str
     tokens: tuple[Token, ...] = ()
 
 
-@dataclass(frozen=True)
-class CallBegun:
+class CallBegun(msgspec.Struct, frozen=True):
     """A call of a tool begins. Calls of one answer are numbered from 0 in the order they come."""
 
     index: int
@@ -34,8 +33,7 @@ class CallBegun:
     name: str
 
 
-@dataclass(frozen=True)
-class CallArguments:
+class CallArguments(msgspec.Struct, frozen=True):
     """More of a call's arguments, a fragment of a JSON object's text."""
 
     index: int

@@ -5,41 +5,37 @@ it tells depends on the text alone, never on how the text was cut.
 """
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True)
-class Shown:
+class Shown(msgspec.Struct, frozen=True):
     """Text for the reader, which begins at `start` of the whole text."""
 
     text: str
     start: int
 
 
-@dataclass(frozen=True)
-class Thinking:
+class Thinking(msgspec.Struct, frozen=True):
     """Text of the model's thoughts, likewise."""
 
     text: str
     start: int
 
 
-@dataclass(frozen=True)
-class Begun:
+class Begun(msgspec.Struct, frozen=True):
     """A call of this name begins."""
 
     name: str
 
 
-@dataclass(frozen=True)
-class Arguments:
+class Arguments(msgspec.Struct, frozen=True):
     """More of the arguments of the call that began last."""
 
     fragment: str
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(msgspec.Struct, frozen=True):
     """That call is over; `is_complete` when its arguments are a JSON object."""
 
     is_complete: bool

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from websockets.asyncio.connection import Connection
-from websockets.asyncio.server import broadcast
+from websockets.protocol import State
 
 MAX_BUNDLE_BYTES: Final = 64 << 10
 
@@ -25,8 +25,13 @@ def take_bundle(unsent: deque[bytes]) -> list[bytes]:
 
 
 async def send_bundle(socket: Connection, bundle: Sequence[bytes]) -> None:
-    """As `socket.send` of each, but waiting only once for room. Raises ConnectionClosed."""
+    """As `socket.send` of each, but writing and waiting for room only once or twice.
+
+    Raises ConnectionClosed.
+    """
     *first, last = bundle
-    for frame in first:
-        broadcast((socket,), frame)  # leaves it out where `send` raises below
+    if first and socket.protocol.state is State.OPEN:  # else `send` raises below
+        for frame in first:
+            socket.protocol.send_binary(frame)
+        socket.transport.write(b"".join(socket.protocol.data_to_send()))
     await socket.send(last)

@@ -3,9 +3,10 @@
 The worker's answers are scripted and cost nothing; each stream gets a token a second, then all of
 them as many as the gateway can pass on. What the gateway adds is measured from when the worker made
 a token to when its reader had it; what a core can pass on, by the CPU time that the gateway's
-process took from when all streams were open until all had ended. With --litellm PATH, LiteLLM's
-proxy does the same in front of an upstream that says the same. `python -m tests.bench.load
-[--streams 1000] [--only "full speed"]`
+process took from when all streams were open until all had ended. The barest relay is what Python
+and its sockets cost without a gateway, see tests.bench.bare: no gateway here can be faster. With
+--litellm PATH, LiteLLM's proxy does the same in front of an upstream that says the same.
+`python -m tests.bench.load [--streams 1000] [--only "full speed"]`
 """
 
 import argparse
@@ -18,13 +19,14 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
 import psutil
 
 from shared import logs
+from tests.bench import bare
 from tests.bench.relay import Made, PacedWorker, Reader, announcement_of, upstream
 from tests.bench.tables import show
 
@@ -34,6 +36,8 @@ WITHOUT_TORCH = (
 )
 """As `brigade gateway` has it."""
 READY_SECONDS = 180
+BAREST_FACTOR = 5
+"""Else the first streams of the barest relay have ended before the last have begun."""
 READING_SECONDS = 600
 
 
@@ -98,7 +102,8 @@ async def run(server: Server, load: Load, made: Made) -> list[object]:
         sum(not reader.is_whole for reader in readers),
         f"{num_tokens / seconds:,.0f}",
         f"{num_tokens / cpu:,.0f}",
-        f"{system / cpu:.0%}",
+        f"{1e6 * (cpu - system) / num_tokens:.0f}",
+        f"{1e6 * system / num_tokens:.0f}",
         f"{1000 * delays[len(delays) // 2]:.1f}",
         f"{1000 * delays[int(0.99 * len(delays))]:.1f}",
         f"{(open_bytes - before) / load.streams / 1024:.0f}",
@@ -115,6 +120,15 @@ async def gateway(load: Load, made: Made) -> AsyncGenerator[Server]:
         command = [sys.executable, "-c", WITHOUT_TORCH, record]
         command += [f"--profile={load.profile}"] if load.profile else []
         yield await stack.enter_async_context(_running(command, "acme/tiny", "/ready"))
+
+
+@asynccontextmanager
+async def barest(made: Made) -> AsyncGenerator[Server]:
+    """The relay that does nothing but relay."""
+    async with bare.source(made) as port:
+        command = [sys.executable, "-m", "tests.bench.bare", str(port)]
+        async with _running(command, "", "/ready") as server:
+            yield server
 
 
 @asynccontextmanager
@@ -184,6 +198,11 @@ async def measure(options: argparse.Namespace) -> list[list[object]]:
         made = Made()
         async with gateway(load, made) as server:
             done([f"brigade, {name}", *await run(server, load, made)])
+        if not load.pause:
+            made = Made()
+            longer = replace(load, tokens=BAREST_FACTOR * load.tokens)
+            async with barest(made) as server:
+                done([f"barest relay, {name}", *await run(server, longer, made)])
         if options.litellm:
             made = Made()
             async with litellm(options.litellm, load, made) as server:
@@ -209,7 +228,8 @@ def main() -> None:
             "lost",
             "tokens/s",
             "per CPU s",
-            "in the kernel",
+            "user us a token",
+            "system us",
             "added ms p50",
             "p99",
             "KiB a stream",

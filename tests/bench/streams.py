@@ -8,6 +8,7 @@ this processor allows: linear layers alone, by rows at once. `python -m tests.be
 
 import argparse
 import asyncio
+import json
 import re
 import statistics
 import tempfile
@@ -18,7 +19,6 @@ from pathlib import Path
 
 import httpx
 import torch
-from openai import AsyncOpenAI
 from torch import nn
 
 from tests.bench.options import DTYPES, options_for
@@ -42,24 +42,27 @@ class Measured:
 
 async def tokens_per_second(url: str, num_streams: int, tokens: int) -> float:
     """All streams together, from when the last has its first token to when the first is done."""
-    client = AsyncOpenAI(base_url=f"{url}/v1", api_key="any", timeout=600)
     stamps: list[list[float]] = [[] for _ in range(num_streams)]
+    client = httpx.AsyncClient(base_url=url, timeout=600, limits=httpx.Limits())
 
     async def stream(index: int) -> None:
-        chunks = await client.chat.completions.create(
-            model="bench",
-            messages=[{"role": "user", "content": f"Stream number {index}, tell me a story."}],
-            temperature=1,
-            seed=index,
-            max_tokens=tokens,
-            stream=True,
-        )
-        async for chunk in chunks:
-            if chunk.choices and chunk.choices[0].delta.content:
-                stamps[index].append(time.perf_counter())
+        body = {
+            "model": "bench",
+            "messages": [{"role": "user", "content": f"Stream number {index}, tell me a story."}],
+            "temperature": 1,
+            "seed": index,
+            "max_tokens": tokens,
+            "stream": True,
+        }
+        async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            async for line in answer.aiter_lines():
+                if line.startswith("data: {"):
+                    choices = json.loads(line[6:])["choices"]
+                    if choices and choices[0]["delta"].get("content"):
+                        stamps[index].append(time.perf_counter())
 
     await asyncio.gather(*(stream(index) for index in range(num_streams)))
-    await client.close()
+    await client.aclose()
     start = max(times[0] for times in stamps)
     end = min(times[-1] for times in stamps)
     made = sum(sum(start < t <= end for t in times) for times in stamps)

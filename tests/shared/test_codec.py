@@ -57,7 +57,7 @@ MESSAGES: list[Message] = [
     Introduce((b"record",), dial=True),
     Relay(SESSION, 1, BOB),
     DialBack(b"record"),
-    DialledBack("reached"),
+    DialledBack("elsewhere", "192.0.2.7"),
     Status(1, 2, 3, 4, leaving=True, decode_seconds=0.5),
     Close(SESSION),
 ]

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -55,7 +56,15 @@ def seconds_of_cpu(processes: list[psutil.Process]) -> float:
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
+@pytest.fixture
+def collected() -> Iterator[None]:
+    """Has what the test leaves be collected while its warnings are still ignored."""
+    yield
+    gc.collect()
+
+
 # libp2p leaves it to the garbage collector to close sockets to nodes of other processes
+@pytest.mark.usefixtures("collected")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
 @pytest.mark.timeout(600)
@@ -83,4 +92,3 @@ async def test_fifty_nodes_find_each_other_and_rest(tmp_path: Path):
         print(f"{NUM_NODES} nodes: {used:.2f} cores, {own[-1] >> 20} MiB at most each")
         assert used < MAX_CORES
         assert own[-1] < MAX_OWN_BYTES
-    gc.collect()

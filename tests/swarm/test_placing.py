@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -35,11 +36,20 @@ class Crowd:
     texts: list[str] = field(default_factory=list[str])
     failures: list[str] = field(default_factory=list[str])
 
-    async def covered(self, seconds: float = 90) -> None:
-        """Wait until every block has a worker."""
+    async def covered(self, seconds: float = 90) -> float:
+        """Wait until every block has a worker; how long that took."""
+        return await self._ready(200, seconds)
+
+    async def bare(self, seconds: float = 30) -> float:
+        """Wait until some block has none; how long that took."""
+        return await self._ready(503, seconds)
+
+    async def _ready(self, status: int, seconds: float) -> float:
+        began = time.monotonic()
         async with asyncio.timeout(seconds):
-            while (await self.client.get("/ready")).status_code != 200:  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
+            while (await self.client.get("/ready")).status_code != status:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        return time.monotonic() - began
 
     async def until(self, num_answers: int, seconds: float = 90) -> None:
         """Wait until so many requests have been answered."""
@@ -85,7 +95,7 @@ async def crowd(
         join = (await bootstrap.wait_for(" ready: ")).partition(" ready: ")[2]
         gateway = await made.start(
             *("gateway", "gateway", f"--model={directory}", "--port=0", f"--join={join}"),
-            *(f"--identity={home / 'g.key'}", "--recovery-timeout-seconds=60"),
+            *(f"--identity={home / 'g.key'}", "--recovery-timeout-seconds=180"),
             is_fresh=True,
         )
         url = (await gateway.ready())["url"]  # before the workers take all of the machine
@@ -133,13 +143,18 @@ async def test_ten_workers_lose_any_three_at_once_and_no_request(
     directory: Path, tmp_path: Path, seed: int
 ):
     async with crowd(directory, tmp_path, num_workers=10, max_blocks=6) as made:
-        await made.covered(180)
+        print(
+            f"\nten workers that have just been started cover it in {await made.covered(180):.1f} s"
+        )
         asking = [asyncio.create_task(made.ask_again_and_again()) for _ in range(2)]
         await made.until(4)
         for worker in random.Random(seed).sample(made.workers, 3):
             worker.signal(signal.SIGKILL)
-        await made.until(len(made.texts) + 4, 180)
-        await made.covered(180)
+        try:
+            print(f"three are killed: it has a gap, seen in {await made.bare(2):.1f} s")
+        except TimeoutError:
+            print("three are killed: the others cover it")
+        print(f"covered within {await made.covered(180):.1f} s")
         await made.until(len(made.texts) + 4, 180)
         for task in asking:
             task.cancel()
