@@ -22,7 +22,6 @@ from gateway.api.status import readiness, swarm_snapshot
 from gateway.app import build_app
 from gateway.attach import AttachPort
 from gateway.checkpoints import Checkpoints
-from gateway.garbage import spare_what_is_here
 from gateway.generate import SwarmGenerator
 from gateway.generator import Generator
 from gateway.key_ring import KeyRing
@@ -45,6 +44,7 @@ from shared.discovery.multiaddrs import tcp_address
 from shared.discovery.sealed import directory_of
 from shared.discovery.watcher import Watcher
 from shared.errors import ConfigError
+from shared.garbage import spare_what_is_here
 from shared.hosts import in_url, reach_of
 from shared.identity import Identity
 from shared.model_files import locate, name_of, read_spec

@@ -14,6 +14,7 @@ from typing import TypeVar
 from shared.discovery.kademlia import KademliaDirectory
 from shared.discovery.multiaddrs import tcp_address
 from shared.discovery.sealed import directory_of
+from shared.garbage import spare_nothing, spare_what_is_here
 from shared.identity import Identity
 from shared.secret import SwarmSecret
 from shared.state_file import write_state
@@ -109,6 +110,7 @@ class Life:
         ready = asyncio.Event()
 
         def on_ready() -> None:
+            spare_what_is_here()
             self._tell(node)
             ready.set()
 
@@ -136,6 +138,7 @@ class Life:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            spare_nothing()
 
     async def _host(self, place: Place, room: Room, span: Span) -> Span | None:
         """Load a span and serve it; the next one, or None when told to stop."""

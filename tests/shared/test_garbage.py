@@ -1,17 +1,22 @@
 """What is loaded once is not looked at again and again."""
 
 import gc
+import weakref
 
 import pytest
 
-from gateway.garbage import YOUNG_OBJECTS, spare_what_is_here
+from shared.garbage import YOUNG_OBJECTS, spare_nothing, spare_what_is_here
+
+
+class CanBeWatched:
+    """What can be referred to weakly."""
 
 
 @pytest.fixture
 def as_before():
     thresholds = gc.get_threshold()
     yield
-    gc.unfreeze()
+    spare_nothing()
     gc.set_threshold(*thresholds)
 
 
@@ -25,3 +30,17 @@ def test_what_is_here_is_left_alone_and_what_comes_is_not():
     circle.append(circle)
     del circle
     assert gc.collect() >= 1
+
+
+@pytest.mark.usefixtures("as_before")
+def test_what_was_spared_is_let_go_of_afterwards():
+    circle: list[object] = [CanBeWatched()]
+    circle.append(circle)
+    watch = weakref.ref(circle[0])
+    spare_what_is_here()
+    del circle
+    gc.collect()
+    assert watch() is not None
+    spare_nothing()
+    gc.collect()
+    assert watch() is None
