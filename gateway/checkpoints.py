@@ -1,14 +1,17 @@
 """Inputs of spans by position, as the opaque bytes that went over the wire, under a byte budget.
 
-Pure. A checkpoint only shortens a recovery, so whatever does not fit is let go of: first what is
-kept of ended sessions for texts that begin alike, the longest unused of it first, then the copies
-of the session that holds most, which from then on keeps none.
+Pure but for the spill that it may be given. A checkpoint only shortens a recovery, so whatever does
+not fit is let go of: first what is kept of ended sessions for texts that begin alike, the longest
+unused of it first; then the oldest copies of the sessions that hold most go to the spill, if there
+is one; then the session that holds most loses all of its copies, and from then on keeps none.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from mmap import mmap
+from typing import Protocol, cast
 
 import msgspec
 
@@ -29,6 +32,11 @@ class Stretch(msgspec.Struct, frozen=True):
         """The position after the last row."""
         return self.position + self.count
 
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes of the budget: nothing when its rows lie in a file."""
+        return 0 if isinstance(self.payload.obj, mmap) else len(self.payload)
+
     def head(self, end: int) -> "Stretch | None":
         """The part before `end`, if there is any."""
         count = min(self.count, end - self.position)
@@ -44,12 +52,24 @@ class Stretch(msgspec.Struct, frozen=True):
         return self.payload[first * row_bytes : last * row_bytes]
 
 
+class Overflow(Protocol):
+    """Where bytes can go that memory has no room for: `gateway.spill.Spill`."""
+
+    batch_bytes: int
+    num_bytes: int
+
+    def take(self, parts: Sequence[memoryview]) -> memoryview | None:
+        """These bytes, one part after the other, mapped from a file; None without room."""
+        ...
+
+
 @dataclass
 class _Held:
     """What is kept for one session: per block, stretches without gap or overlap, from 0 on."""
 
     blocks: dict[int, list[Stretch]] = field(default_factory=dict[int, list[Stretch]])
     num_bytes: int = 0
+    """Those in memory."""
     is_shed: bool = False
 
 
@@ -62,15 +82,21 @@ class _Kept:
 
 
 class Checkpoints:
-    """All checkpoints of a gateway process."""
+    """All checkpoints of a gateway process: in memory at most `budget_bytes`, in `num_bytes`."""
 
-    def __init__(self, budget_bytes: int) -> None:
+    def __init__(self, budget_bytes: int, spill: Overflow | None = None) -> None:
         self.budget_bytes = budget_bytes
         self.num_bytes = 0
         self.shed_bytes = 0
+        self._spill = spill
         self._sessions: dict[SessionId, _Held] = {}
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
         self._kept_under: dict[bytes, bytes] = {}
+
+    @property
+    def disk_bytes(self) -> int:
+        """What is in files, beside what is in memory."""
+        return self._spill.num_bytes if self._spill else 0
 
     def open(self, session: SessionId) -> None:
         """Begin keeping a session's checkpoints."""
@@ -114,8 +140,8 @@ class Checkpoints:
         rows = _alone(stretch.rows(reached, stretch.end))
         fresh = Stretch(reached, stretch.end - reached, stretch.dtype, rows)
         held.blocks.setdefault(block, []).append(fresh)
-        held.num_bytes += len(rows)
-        self.num_bytes += len(rows)
+        held.num_bytes += fresh.memory_bytes
+        self.num_bytes += fresh.memory_bytes
         if self.num_bytes > self.budget_bytes:
             self._shed()
 
@@ -128,14 +154,14 @@ class Checkpoints:
                 kept = last.head(position)
                 if kept:
                     stretches.append(kept)
-                freed = len(last.payload) - (len(kept.payload) if kept else 0)
+                freed = last.memory_bytes - (kept.memory_bytes if kept else 0)
                 held.num_bytes -= freed
                 self.num_bytes -= freed
 
     def forget(self, session: SessionId, block: int) -> None:
         """Forget the inputs of one block, which turned out to be worth nothing."""
         held = self._sessions[session]
-        freed = sum(len(stretch.payload) for stretch in held.blocks.pop(block, ()))
+        freed = sum(stretch.memory_bytes for stretch in held.blocks.pop(block, ()))
         held.num_bytes -= freed
         self.num_bytes -= freed
 
@@ -157,10 +183,48 @@ class Checkpoints:
         while self._kept and self.num_bytes > self.budget_bytes:
             self._let_go(next(iter(self._kept)))
         while self.num_bytes > self.budget_bytes:
+            if self._spill and self._spilled(self._spill):
+                continue
             most = max(self._sessions.values(), key=lambda held: held.num_bytes)
             self.num_bytes -= most.num_bytes
             self.shed_bytes += most.num_bytes
             most.blocks, most.num_bytes, most.is_shed = {}, 0, True
+
+    def _spilled(self, spill: Overflow) -> bool:
+        """Move about a batch of copies out of memory, if there is room elsewhere."""
+        batch = self._oldest_of_the_largest(spill.batch_bytes)
+        payloads = [s.payload for _, _, stretches in batch for s in stretches]
+        rows = spill.take(payloads)
+        if rows is None:
+            return False
+        for held, block, stretches in batch:
+            size = sum(len(stretch.payload) for stretch in stretches)
+            count = sum(stretch.count for stretch in stretches)
+            first = stretches[0]
+            spilled = Stretch(first.position, count, first.dtype, rows[:size])
+            kept = held.blocks[block]
+            at = bisect_left(kept, first.position, key=lambda stretch: stretch.position)
+            kept[at : at + len(stretches)] = [spilled]
+            rows = rows[size:]
+            held.num_bytes -= size
+            self.num_bytes -= size
+        return True
+
+    def _oldest_of_the_largest(self, num_bytes: int) -> list[tuple[_Held, int, list[Stretch]]]:
+        """At least so much of what is in memory, if there is: whose, of which block, and what."""
+        batch: list[tuple[_Held, int, list[Stretch]]] = []
+        for held in sorted(self._sessions.values(), key=lambda held: -held.num_bytes):
+            for block, stretches in held.blocks.items():
+                oldest: list[Stretch] = []
+                for stretch in stretches:
+                    if stretch.memory_bytes and num_bytes > 0:
+                        oldest.append(stretch)
+                        num_bytes -= stretch.memory_bytes
+                if oldest:
+                    batch.append((held, block, oldest))
+            if num_bytes <= 0:
+                break
+        return batch
 
     def _let_go(self, name: bytes) -> None:
         """Forget what is kept under this name, if it is the last page of anything."""
@@ -173,5 +237,7 @@ class Checkpoints:
 
 def _alone(rows: memoryview) -> memoryview:
     """The rows in memory of their own, unless they are most of the frame they came in."""
-    frame = cast("bytes", rows.obj)
-    return rows if 2 * len(rows) > len(frame) else memoryview(bytes(rows))
+    frame = cast("bytes | mmap", rows.obj)
+    if isinstance(frame, mmap) or 2 * len(rows) > len(frame):
+        return rows
+    return memoryview(bytes(rows))

@@ -121,9 +121,13 @@ class GatewayMetrics:
     ) -> None:
         """Gauges of what a gateway holds, and for whom."""
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
-            "checkpoint_bytes": ("Checkpoints held.", lambda: checkpoints.num_bytes),
+            "checkpoint_bytes": ("Checkpoints held in memory.", lambda: checkpoints.num_bytes),
+            "checkpoint_disk_bytes": (
+                "Checkpoints held on disk, until nobody needs what they were written with.",
+                lambda: checkpoints.disk_bytes,
+            ),
             "checkpoint_budget_bytes": (
-                "Checkpoints that may be held.",
+                "Checkpoints that may be held in memory.",
                 lambda: checkpoints.budget_bytes,
             ),
             "checkpoint_shed_bytes": (

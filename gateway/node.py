@@ -35,6 +35,7 @@ from gateway.served import Models, ServedModel
 from gateway.server import Server
 from gateway.services import Services
 from gateway.settings import GatewaySettings
+from gateway.spill import Spill
 from gateway.steady_store import SteadyStore
 from gateway.store import MemoryStore, Store, StoreError
 from gateway.text import ChatText
@@ -102,7 +103,12 @@ async def _serve(
     # keep the process alive long enough to close what is below.
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, lambda: None)
-    checkpoints = Checkpoints(settings.checkpoint_bytes)
+    spill = (
+        Spill(settings.checkpoint_spill_dir, settings.checkpoint_spill_bytes)
+        if settings.checkpoint_spill_dir
+        else None
+    )
+    checkpoints = Checkpoints(settings.checkpoint_bytes, spill)
     admission = Admission(
         max_streams=settings.max_streams,
         max_waiting=settings.max_queue,

@@ -87,6 +87,14 @@ class GatewaySettings(BaseSettings):
     checkpoint_bytes: int = Field(
         GIB, ge=0, description="memory for checkpoints; 0 = always rebuild from token ids"
     )
+    checkpoint_spill_dir: OptionalPath = Field(
+        None,
+        description="directory on a fast disk for checkpoints that memory has no room for; empty "
+        "= none",
+    )
+    checkpoint_spill_bytes: int = Field(
+        16 * GIB, ge=0, description="room there for checkpoints, in files without a name"
+    )
     states_bytes: int = Field(
         256 << 20,
         ge=1 << 20,

@@ -1,9 +1,15 @@
 """Checkpoints: exact bytes by position, contiguous from 0, under one budget."""
 
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
-from gateway.checkpoints import Checkpoints, Stretch
+from gateway.checkpoints import Checkpoints, Overflow, Stretch
+from gateway.spill import Spill
+from shared.errors import ConfigError
 from shared.swarm import SessionId
 from shared.wire.messages import PREFIX_PAGE_TOKENS
 
@@ -22,8 +28,8 @@ def kept(checkpoints: Checkpoints, start: int, end: int, session: SessionId = ON
     return payload.decode()[::ROW]
 
 
-def opened(budget: int = 1000) -> Checkpoints:
-    checkpoints = Checkpoints(budget)
+def opened(budget: int = 1000, spill: Overflow | None = None) -> Checkpoints:
+    checkpoints = Checkpoints(budget, spill)
     checkpoints.open(ONE)
     checkpoints.open(TWO)
     return checkpoints
@@ -189,3 +195,98 @@ def test_one_block_may_be_forgotten_alone():
     checkpoints.forget(ONE, 24)
     assert (checkpoints.held(ONE, 8), checkpoints.held(ONE, 16)) == (0, 2)
     assert checkpoints.num_bytes == 2 * ROW
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def spill(tmp_path: Path, rows: int, batch_rows: int = 4) -> Spill:
+    spill = Spill(tmp_path, rows * ROW)
+    spill.batch_bytes = batch_rows * ROW
+    return spill
+
+
+def grown(disk: Spill | None, budget_rows: int, sessions: tuple[SessionId, ...]) -> Checkpoints:
+    """Sessions of 26 rows in two blocks each, that came row by row."""
+    checkpoints = opened(budget_rows * ROW, disk)
+    for at in range(26):
+        for session in sessions:
+            for block in (8, 16):
+                checkpoints.add(session, block, stretch(at, LETTERS[at]))
+    return checkpoints
+
+
+def test_what_memory_has_no_room_for_is_read_back_from_disk(tmp_path: Path):
+    disk = spill(tmp_path, rows=200)
+    checkpoints = grown(disk, 10, (ONE, TWO))
+    for session in (ONE, TWO):
+        assert checkpoints.held(session, 8) == checkpoints.held(session, 16) == 26
+        assert kept(checkpoints, 0, 26, session) == LETTERS
+        assert kept(checkpoints, 3, 5, session) == LETTERS[3:5]
+    assert checkpoints.num_bytes <= 10 * ROW
+    assert checkpoints.num_bytes + checkpoints.disk_bytes == 4 * 26 * ROW
+    assert checkpoints.shed_bytes == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_go_to_disk_a_batch_at_a_time(tmp_path: Path):
+    checkpoints = grown(spill(tmp_path, rows=200, batch_rows=20), 30, (ONE,))
+    written = {
+        id(s.payload.obj) for s in checkpoints._sessions[ONE].blocks[8] if not s.memory_bytes
+    }
+    assert len(written) == 2  # of 52 rows of both blocks, 22 too many for memory
+
+
+def test_disk_is_given_back_when_all_is_over_that_was_written_together(tmp_path: Path):
+    checkpoints = grown(spill(tmp_path, rows=200), 10, (ONE, TWO))
+    checkpoints.keep(ONE, ())
+    assert checkpoints.disk_bytes > 0
+    assert kept(checkpoints, 0, 26, TWO) == LETTERS
+    checkpoints.keep(TWO, ())
+    assert (checkpoints.num_bytes, checkpoints.disk_bytes) == (0, 0)
+
+
+def test_what_is_cut_off_or_forgotten_on_disk_takes_nothing_from_memory(tmp_path: Path):
+    checkpoints = grown(spill(tmp_path, rows=200), 10, (ONE,))
+    checkpoints.truncate(ONE, 3)
+    assert checkpoints.num_bytes == 0
+    assert kept(checkpoints, 0, 3) == "abc"
+    checkpoints.add(ONE, 8, stretch(3, "xy"))
+    assert kept(checkpoints, 0, 5) == "abcxy"
+    checkpoints.forget(ONE, 8)
+    assert checkpoints.num_bytes == 0
+
+
+def test_when_the_disk_is_full_too_the_session_that_holds_most_pays(tmp_path: Path):
+    checkpoints = grown(spill(tmp_path, rows=30), 10, (ONE,))
+    assert checkpoints.held(ONE, 8) == 0
+    assert checkpoints.shed_bytes > 0
+    assert (checkpoints.num_bytes, checkpoints.disk_bytes) == (0, 0)
+
+
+def test_a_disk_that_takes_nothing_costs_copies_and_no_request(tmp_path: Path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    disk = spill(gone, rows=200)
+    gone.rmdir()
+    with capture_logs() as logs:
+        checkpoints = grown(disk, 10, (ONE,))
+    assert checkpoints.held(ONE, 8) == 0
+    assert [entry["event"] for entry in logs] == ["spill_failed"]
+
+
+def test_a_directory_that_takes_no_file_is_said_at_once(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"No such file.*GATEWAY_CHECKPOINT_SPILL_DIR"):
+        Spill(tmp_path / "missing", 1 << 20)
+
+
+def test_there_are_no_more_files_than_descriptors_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("gateway.spill.MAX_FILES", 2)
+    disk = spill(tmp_path, rows=200)
+    first, second = disk.take([memoryview(b"ab")]), disk.take([memoryview(b"c")])
+    assert disk.take([memoryview(b"d")]) is None
+    assert (first, second) == (b"ab", b"c")
+    del first
+    assert disk.take([memoryview(b"d")]) == b"d"

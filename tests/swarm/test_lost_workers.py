@@ -1,6 +1,7 @@
 """Workers killed in mid-stream cost a pause, never a token; missing blocks an honest answer."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -21,9 +22,12 @@ REQUEST = {
 
 @pytest.fixture(scope="module")
 def twins(up: Up, tmp_path_factory: pytest.TempPathFactory) -> Swarm:
-    """Three spans of a random llama, each on two workers."""
+    """Three spans of a random llama, each on two workers; most checkpoints lie on disk."""
     directory = save(build("llama", seed=3), tmp_path_factory.mktemp("models") / "twins")
-    return up(directory, "--replicas=2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GATEWAY_CHECKPOINT_BYTES", "8192")
+        patch.setenv("GATEWAY_CHECKPOINT_SPILL_DIR", str(tmp_path_factory.mktemp("spill")))
+        return up(directory, "--replicas=2")
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +47,12 @@ def busy_worker(swarm: Swarm, span: tuple[int, int]) -> int:
     raise AssertionError(f"no worker of {span} is busy")
 
 
+def num_bytes_on_disk(swarm: Swarm) -> float:
+    page = httpx.get(f"{swarm.url}/metrics").text
+    (line,) = re.findall(r"^brigade_gateway_checkpoint_disk_bytes (.+)$", page, re.M)
+    return float(line)
+
+
 @pytest.mark.parametrize("span", [(2, 4), (0, 2), (4, 6)])
 def test_a_worker_killed_in_mid_stream_changes_no_token(
     twins: Swarm, undisturbed: str, span: tuple[int, int]
@@ -54,6 +64,7 @@ def test_a_worker_killed_in_mid_stream_changes_no_token(
         text += chunk.choices[0].delta.content or ""
         if num_chunks == 30:
             killed = busy_worker(twins, span)
+            assert num_bytes_on_disk(twins) > 0
             os.kill(killed, signal.SIGKILL)
     assert killed is not None
     assert text == undisturbed

@@ -1,0 +1,77 @@
+"""Room beyond memory: bytes that lie in files without a name for as long as they are needed."""
+
+import mmap
+import tempfile
+import time
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from shared.errors import ConfigError
+
+MAX_FILES: Final = 512
+"""Each costs a file descriptor, of which a process may have as few as 1,024."""
+LEAST_BATCH_BYTES: Final = 16 << 20
+"""Less is not worth a file of its own. Writing so much takes the page cache about 10 ms."""
+RETRY_SECONDS: Final = 60.0
+"""How long a disk that took nothing is left alone."""
+
+log = structlog.get_logger()
+
+
+class Spill:
+    """At most `budget_bytes` in files in a directory; the system frees each with its last reader.
+
+    The files have no name: nothing is left of them when the process ends, however it ends. Raises
+    ConfigError when no file can be made there.
+    """
+
+    def __init__(self, directory: Path, budget_bytes: int) -> None:
+        self.budget_bytes = budget_bytes
+        self.num_bytes = 0
+        self.batch_bytes = max(LEAST_BATCH_BYTES, budget_bytes // MAX_FILES)
+        self._directory = directory
+        self._num_files = 0
+        self._failed_at = -RETRY_SECONDS
+        try:
+            tempfile.TemporaryFile(dir=directory).close()
+        except OSError as error:
+            raise ConfigError(
+                f"checkpoints cannot be spilled to {directory}: {error.strerror}; make it a "
+                "directory that this process may write to (GATEWAY_CHECKPOINT_SPILL_DIR)"
+            ) from error
+
+    def take(self, parts: Sequence[memoryview]) -> memoryview | None:
+        """These bytes, one part after the other, out of memory; None where there is no room.
+
+        Room comes back when nothing refers any more to what was returned, or to slices of it.
+        """
+        size = sum(map(len, parts))
+        is_resting = time.monotonic() < self._failed_at + RETRY_SECONDS
+        if (
+            size == 0
+            or is_resting
+            or self.num_bytes + size > self.budget_bytes
+            or self._num_files >= MAX_FILES
+        ):
+            return None
+        try:
+            with tempfile.TemporaryFile(dir=self._directory) as file:
+                file.writelines(parts)
+                file.flush()
+                mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        except OSError as error:
+            self._failed_at = time.monotonic()
+            log.warning("spill_failed", directory=str(self._directory), error=str(error))
+            return None
+        self.num_bytes += size
+        self._num_files += 1
+        weakref.finalize(mapped, self._freed, size).atexit = False
+        return memoryview(mapped)
+
+    def _freed(self, size: int) -> None:
+        self.num_bytes -= size
+        self._num_files -= 1
