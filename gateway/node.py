@@ -1,7 +1,6 @@
 """A gateway's life: join the swarm, keep links to workers, serve HTTP, leave."""
 
 import asyncio
-import ipaddress
 import json
 import os
 import signal
@@ -46,7 +45,7 @@ from shared.discovery.sealed import directory_of
 from shared.discovery.watcher import Watcher
 from shared.errors import ConfigError
 from shared.garbage import spare_what_is_here
-from shared.hosts import in_url, reach_of
+from shared.hosts import in_url, is_loopback, reach_of
 from shared.identity import Identity
 from shared.model_files import locate, name_of, read_spec
 from shared.secret import SwarmSecret
@@ -178,20 +177,13 @@ async def _serve(
 def _key_ring(settings: GatewaySettings) -> KeyRing:
     """Raises ConfigError. Whoever opens a gateway to a network should know that it is open."""
     keys = KeyRing(settings.keys_file, settings.keys)
-    if keys.is_open and not _is_loopback(settings.host):
+    if keys.is_open and not is_loopback(settings.host):
         log.warning(
             "open_to_everybody",
             host=settings.host,
             remedy="brigade keys make NAME, then give its file as --keys-file",
         )
     return keys
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _responses(settings: GatewaySettings, archive: Archive) -> Store:
