@@ -21,7 +21,7 @@ from websockets.http11 import Request, Response
 from gateway.links import Links
 from gateway.settings import GatewaySettings
 from shared.discovery.directory import Directory
-from shared.discovery.multiaddrs import reachable_url
+from shared.discovery.multiaddrs import reachable_url, warn_if_undiallable
 from shared.errors import BrigadeError, ConfigError, RecordError
 from shared.identity import Identity
 from shared.periodic import every
@@ -118,6 +118,8 @@ class AttachPort:
                 f"workers cannot attach at {self._host}:{self._port}: {error.strerror or error}; "
                 "choose another --attach-host or --attach-port (0 takes any free one)"
             ) from error
+        if not self.url:
+            warn_if_undiallable(self._host, "--attach-url")
         port = next(iter(server.sockets)).getsockname()[1]
         self.url = self.url or reachable_url(
             self._host, port, has_tls=self._certificate is not None

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings
 from shared import logs
 from shared.commands import Addresses, FilePath, OptionalPath, parse, settings_config
 from shared.discovery.kademlia import KademliaDirectory
-from shared.discovery.multiaddrs import tcp_address
+from shared.discovery.multiaddrs import tcp_address, warn_if_undiallable
 from shared.identity import Identity
 from shared.logs import LogFormat, LogLevel
 
@@ -70,6 +70,8 @@ async def serve(settings: BootstrapSettings) -> None:
     told_to_stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
+    if not settings.public_address:
+        warn_if_undiallable(settings.host, "--public-address")
     await directory.start()
     try:
         address = directory.multiaddrs[0]

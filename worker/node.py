@@ -11,7 +11,7 @@ from websockets.asyncio.server import Server
 
 from shared.catalogue import ENTRY_SECONDS, entry
 from shared.discovery.directory import Directory
-from shared.discovery.multiaddrs import reachable_url
+from shared.discovery.multiaddrs import reachable_url, warn_if_undiallable
 from shared.errors import BrigadeError, ConfigError, RecordError
 from shared.hosts import is_alone, reach_of
 from shared.identity import Identity
@@ -195,6 +195,8 @@ class Node:
                 f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; "
                 "choose another --port (0 takes any free one)"
             ) from error
+        if not settings.public_url:
+            warn_if_undiallable(settings.host, "--public-url")
         port = next(iter(server.sockets)).getsockname()[1]
         self.url = settings.public_url or reachable_url(
             settings.host, port, has_tls=self._certificate is not None

@@ -8,15 +8,20 @@ import socket
 from collections.abc import Iterable
 from ipaddress import ip_address
 
+import structlog
 from libp2p.peer.peerinfo import PeerInfo, info_from_p2p_addr
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
+from shared.discovery.interfaces import address_on_a_network
 from shared.errors import ConfigError
-from shared.hosts import in_url
+from shared.hosts import in_url, is_loopback
 from shared.ports import check_port
 
+log = structlog.get_logger()
+
 WILDCARDS = {"ip4": "0.0.0.0", "ip6": "::"}
+LOOPBACKS = {"ip4": "127.0.0.1", "ip6": "::1"}
 _NOWHERE = {"ip4": "192.0.2.1", "ip6": "2001:db8::1"}
 """Documentation addresses (RFC 5737, RFC 3849): routed like any public one, never answered."""
 
@@ -93,6 +98,19 @@ def reachable_url(host: str, port: int, *, has_tls: bool) -> str:
     return f"{'wss' if has_tls else 'ws'}://{in_url(reachable_host(host))}:{port}"
 
 
+def warn_if_undiallable(host: str, option: str) -> None:
+    """Tell an operator whose machine is on no network that nobody else can dial a wildcard there.
+
+    `option` is what names another address.
+    """
+    if host in WILDCARDS.values() and is_loopback(own := reachable_host(host)):
+        log.warning(
+            "no_network",
+            effect=f"nobody else can dial what listens on {host}: {own} is announced",
+            remedy=f"name the address others see with {option}, or connect and start again",
+        )
+
+
 def _made_concrete(address: Multiaddr) -> Multiaddr:
     for kind, wildcard in WILDCARDS.items():
         prefix = f"/{kind}/{wildcard}/"
@@ -103,14 +121,17 @@ def _made_concrete(address: Multiaddr) -> Multiaddr:
 
 
 def own_address(kind: str) -> str:
-    """The address this machine would reach the world from. Sends nothing."""
+    """The address this machine would reach the world from, else one on any network it is on.
+
+    Without any it is loopback's. Sends nothing.
+    """
     family = socket.AF_INET if kind == "ip4" else socket.AF_INET6
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((_NOWHERE[kind], 9))
             return str(probe.getsockname()[0])
         except OSError:
-            return "127.0.0.1" if kind == "ip4" else "::1"
+            return address_on_a_network(kind) or LOOPBACKS[kind]
 
 
 def _endpoint(address: Multiaddr) -> tuple[str, int]:
