@@ -23,8 +23,11 @@ from shared.swarm import Announcement, PeerId, Span, SwarmView
 
 ENOUGH = 0.97
 """Share of the bound at which nobody moves."""
-PATIENCE_SECONDS = 30.0
-"""How long a hole must have lasted before workers that others need move to fill it."""
+PATIENCE_SECONDS = 15.0
+"""How long a hole must have lasted before workers that others need move to fill it.
+
+With a lease, two looks and the load it must fit into the 60 s for which a gateway's streams wait.
+"""
 MAX_LIE = 64.0
 """A claimed speed counts as at most so many times the median, and at least as that part of it."""
 

@@ -37,6 +37,8 @@ STATUS_SECONDS = 2.0
 LEAVE_POLL_SECONDS = 0.1
 MEASURE_SECONDS = 60.0
 """Time between two readings of the pace, for workers that stay where they are told to."""
+STALLED_GRACE_SECONDS = 1.0
+"""How long one serves on that moves while the swarm has a hole: enough for steps under way."""
 NEWS_SECONDS = 0.5
 """Between two announcements out of turn."""
 
@@ -61,6 +63,7 @@ class Node:
         self._dht_node = ""
         self._certificate = Certificate.create() if settings.takes_tls else None
         self._is_leaving = False
+        self._grace_seconds = settings.grace_seconds
         self._directory: Directory | None = None
         self.fits = 0
         """How many blocks it has room for, if it chose them itself."""
@@ -168,6 +171,10 @@ class Node:
         if self._directory is not None:
             await self._announce(self._directory)
 
+    def all_is_stalled(self) -> None:
+        """No session can go on until this worker has moved, so none is worth staying for."""
+        self._grace_seconds = min(self._settings.grace_seconds, STALLED_GRACE_SECONDS)
+
     async def _leave(self, directory: Directory) -> None:
         """Say that we go, then serve on until no session needs us or the grace is over."""
         self._is_leaving = True
@@ -175,7 +182,7 @@ class Node:
         self._server.tell_gateways()
         await self._announce(directory)
         await self._list(directory)
-        deadline = time.monotonic() + self._settings.grace_seconds
+        deadline = time.monotonic() + self._grace_seconds
         while self._server.is_needed and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(LEAVE_POLL_SECONDS)
 

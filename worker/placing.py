@@ -125,6 +125,8 @@ class Place:
                         f"blocks {again.span} need it more than {node.span}: the swarm goes from "
                         f"{again.before:.1f} to {again.after:.1f} tokens/s"
                     )
+                    if self._bare_seconds(self._view_with(node)):
+                        node.all_is_stalled()
                     return again.span
                 await node.intend(None)
                 wanted = again

@@ -20,6 +20,7 @@ from shared.wire.codec import Frame
 from shared.wire.link import Link, LinkPool
 from shared.wire.messages import DialBack, DialledBack, DialOutcome, Introduce, Status, Step
 from tests.models import build, save
+from worker import node as node_module
 from worker import reaching as reaching_module
 from worker.loading import Loaded, load
 from worker.node import Node
@@ -121,26 +122,46 @@ async def test_a_worker_that_nobody_needs_leaves_at_once_and_says_so(loaded: Loa
     assert not node._engine._thread.is_alive()
 
 
-async def test_a_leaving_worker_serves_on_while_a_gateway_needs_it(loaded: Loaded):
-    node, directory = Node(settings(), ANN, loaded), Directory()
+@asynccontextmanager
+async def needed(
+    node: Node,
+) -> AsyncIterator[tuple[asyncio.Event, asyncio.Task[None], list[Status]]]:
+    """A worker of which a gateway has a session, and what it tells that gateway."""
     statuses: list[Status] = []
-    pool = LinkPool(
-        GATE,
-        "local",
-        on_frame=lambda _, frame: (
-            statuses.append(frame.message) if isinstance(frame.message, Status) else None
-        ),
-    )
-    async with serving(node, directory) as (stop, life):
+
+    def hear(link: Link, frame: Frame) -> None:
+        if isinstance(frame.message, Status):
+            statuses.append(frame.message)
+
+    pool = LinkPool(GATE, "local", on_frame=hear)
+    async with serving(node, Directory()) as (stop, life):
         link = await pool.connect(ANN.peer, node.url)
         link.post(Introduce(()))
         await until(lambda: statuses)
         link.post(step(), bytes(4 * 64))
         await until(lambda: statuses[-1].sessions == 1)
+        yield stop, life, statuses
+        await pool.close()
+
+
+async def test_a_leaving_worker_serves_on_while_a_gateway_needs_it(loaded: Loaded):
+    async with needed(Node(settings(), ANN, loaded)) as (stop, life, statuses):
         stop.set()
         await until(lambda: statuses[-1].leaving)
         assert not life.done()
-        await pool.close()
+
+
+async def test_a_worker_that_moves_for_a_hole_stays_for_no_session(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(node_module, "STALLED_GRACE_SECONDS", 0.05)
+    node = Node(settings(grace_seconds=60.0), ANN, loaded)
+    async with needed(node) as (stop, life, statuses):
+        node.all_is_stalled()
+        stop.set()
+        async with asyncio.timeout(5):
+            await life
+        assert statuses[-1].leaving
 
 
 async def test_a_port_that_is_taken_is_the_operator_s_mistake(loaded: Loaded):

@@ -33,6 +33,7 @@ class StandIn:
         self.span = span
         self._place, self._identity = place, identity
         self._next_span: Span | None = None
+        self.is_stalled = False
 
     def announcement(self) -> Announcement:
         said = self._place._announcement(self.span, ROOM, intends=self._next_span is not None)
@@ -41,6 +42,9 @@ class StandIn:
     async def intend(self, next_span: Span | None) -> None:
         self._next_span = next_span
         await self.tell()
+
+    def all_is_stalled(self) -> None:
+        self.is_stalled = True
 
     async def tell(self) -> None:
         said = self.announcement()
@@ -114,7 +118,22 @@ async def test_one_of_two_spares_moves_to_a_hole_after_saying_so():
         await asyncio.sleep(0)  # one that decided in the same moment would be done as well
         assert [task.result() for task in done] == [Span(16, 24)]
         assert not moving[2].done()
-        assert nodes[moving.index(done.pop())].announcement().next_span == Span(16, 24)
+        mover = nodes[moving.index(done.pop())]
+        assert mover.announcement().next_span == Span(16, 24)
+        assert mover.is_stalled  # no session can go on before it serves there
+        for task in moving:
+            task.cancel()
+
+
+async def test_one_that_moves_for_speed_alone_keeps_its_sessions_until_they_have_moved():
+    async with places(3) as (_, made), asyncio.timeout(20):
+        nodes = await serve(made, ["0:12", "12:24", "0:12"])
+        moving = [
+            asyncio.create_task(place.next_span(cast("Node", node)))
+            for place, node in zip(made, nodes, strict=True)
+        ]
+        done, _ = await asyncio.wait(moving, return_when=asyncio.FIRST_COMPLETED)
+        assert not nodes[moving.index(done.pop())].is_stalled
         for task in moving:
             task.cancel()
 
