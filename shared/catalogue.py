@@ -5,7 +5,9 @@ an entry into the swarm's catalogue, one topic for all, rarely and for long: for
 without a model, or with one that nobody here has.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -20,6 +22,8 @@ ENTRY_SECONDS = 30.0
 LEASE_SECONDS = 90.0
 MAX_NAMED = 5
 """Models named in one sentence: strangers may list any number."""
+MAX_MODELS = 16
+"""Models looked at: strangers may list any number."""
 
 Catalogue = Mapping[str, SwarmView]
 """The workers of each MODEL@REVISION."""
@@ -45,11 +49,7 @@ async def read_catalogue(directory: Directory, swarm: str, *, now: float) -> Cat
     """All entries there are. Raises PeerUnreachable when nobody can be asked."""
     topic = catalogue_topic(swarm)
     found: dict[str, dict[PeerId, Announcement]] = {}
-    for sighting in await directory.lookup(topic):
-        try:
-            read = validate(sighting.record, topic=topic, now=now)
-        except RecordError:
-            continue  # a forgery says nothing of models
+    for read in await _announced(directory, topic, now):
         name, _, revision = read.entry_of.rpartition("@")
         if name and read.entry_of.isprintable() and not (read.leaving and read.next_span is None):
             read = msgspec.structs.replace(read, model=name, revision=revision)
@@ -57,17 +57,41 @@ async def read_catalogue(directory: Directory, swarm: str, *, now: float) -> Cat
     return found
 
 
-def by_need(catalogue: Catalogue) -> list[str]:
-    """The models, the one that needs help most first.
+async def read_workers(
+    directory: Directory, swarm: str, catalogue: Catalogue, *, now: float
+) -> Catalogue:
+    """Who of these models is believed now: entries outlive the dead by most of a long lease.
+
+    Some may have nobody left. Raises PeerUnreachable when nobody can be asked.
+    """
+
+    async def workers_of(key: str) -> SwarmView:
+        name, _, revision = key.rpartition("@")
+        topic = topic_of(swarm, name, revision)
+        return {one.worker: one for one in await _announced(directory, topic, now)}
+
+    views = await asyncio.gather(*map(workers_of, catalogue))
+    return dict(zip(catalogue, views, strict=True))
+
+
+def most_hosted(catalogue: Catalogue) -> Catalogue:
+    """The models with the most entries, as many as are worth a look: strangers may list any."""
+    keys = sorted(catalogue, key=lambda key: (-len(catalogue[key]), key))[:MAX_MODELS]
+    return {key: catalogue[key] for key in keys}
+
+
+def by_need(catalogue: Catalogue, workers: Catalogue) -> list[str]:
+    """The models of a catalogue, by their workers the one that needs help most first.
 
     What nobody can use yet for want of a few blocks comes first, then what is slowest.
     """
-    return sorted(catalogue, key=lambda key: (*need(catalogue[key], _size(catalogue[key])), key))
+    sizes = {key: size_of(catalogue[key]) for key in catalogue}
+    return sorted(sizes, key=lambda key: (*need(workers[key], sizes[key]), key))
 
 
-def state_of(view: SwarmView, num_blocks: int = 0) -> str:
-    """How a model of so many blocks fares, in words; 0 = of as many as its workers say."""
-    throughput, num_bare = need(view, num_blocks or _size(view))
+def state_of(view: SwarmView, num_blocks: int) -> str:
+    """How a model of so many blocks fares, in words."""
+    throughput, num_bare = need(view, num_blocks)
     return f"nobody hosts {num_bare} of its blocks" if num_bare else f"{throughput:.1f} tokens/s"
 
 
@@ -86,11 +110,21 @@ def few(keys: Sequence[str]) -> str:
 def spec_told(key: str, view: SwarmView) -> ModelSpec:
     """What its workers tell of MODEL@REVISION. How large its states are is not told: 0 here."""
     name, _, revision = key.rpartition("@")
-    return ModelSpec(name, revision, _size(view), hidden_size=0, vocab_size=0, max_positions=0)
+    return ModelSpec(name, revision, size_of(view), hidden_size=0, vocab_size=0, max_positions=0)
 
 
-def _size(view: SwarmView) -> int:
+def size_of(view: SwarmView) -> int:
+    """How many blocks a model has, by what its workers say."""
     return max(worker.num_blocks for worker in view.values())
+
+
+async def _announced(directory: Directory, topic: str, now: float) -> list[Announcement]:
+    """What may be believed of what is found under a topic."""
+    found: list[Announcement] = []
+    for sighting in await directory.lookup(topic):
+        with suppress(RecordError):  # a forgery says nothing
+            found.append(validate(sighting.record, topic=topic, now=now))
+    return found
 
 
 def why_nobody(

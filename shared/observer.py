@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings
 
 from shared.absence import Absence
-from shared.catalogue import Catalogue, none_at_all, read_catalogue, spec_told
+from shared.catalogue import Catalogue, most_hosted, none_at_all, read_catalogue, spec_told
 from shared.commands import Addresses, OptionalPath
 from shared.discovery.directory import Directory
 from shared.discovery.kademlia import KademliaDirectory
@@ -29,8 +29,6 @@ CATALOGUE_SECONDS = 10.0
 NUM_LOOKS = 3
 LOOK_SECONDS = 1.0
 """So often, and with such pauses, before there are said to be none."""
-MAX_MODELS = 16
-"""Models looked at: strangers may list any number."""
 
 
 class ObserverSettings(BaseSettings):
@@ -130,8 +128,8 @@ class Lookout:
             await self._forget(
                 [key for key in self._observers if not self._is_there(key, catalogue)]
             )
-            for key in sorted(catalogue, key=lambda key: (-len(catalogue[key]), key))[:MAX_MODELS]:
-                await self.at_model(spec_told(key, catalogue[key]))
+            for key, entries in most_hosted(catalogue).items():
+                await self.at_model(spec_told(key, entries))
         return [self._observers[key] for key in sorted(self._observers)]
 
     async def catalogue(self) -> Catalogue:

@@ -15,10 +15,10 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 from shared import logs
+from shared.catalogue import MAX_MODELS
 from shared.commands import parse, settings_config
 from shared.errors import ConfigError, PeerUnreachable, ProtocolError
 from shared.observer import (
-    MAX_MODELS,
     Lookout,
     Observer,
     ObserverSettings,

@@ -6,7 +6,17 @@ What nobody can use yet for want of a few blocks comes first, then what is slowe
 import asyncio
 import time
 
-from shared.catalogue import Catalogue, by_need, few, read_catalogue, state_of
+from shared.catalogue import (
+    Catalogue,
+    by_need,
+    few,
+    most_hosted,
+    read_catalogue,
+    read_workers,
+    size_of,
+    state_of,
+)
+from shared.discovery.directory import Directory
 from shared.discovery.kademlia import KademliaDirectory
 from shared.discovery.sealed import directory_of
 from shared.errors import ConfigError, PeerUnreachable
@@ -27,15 +37,16 @@ def with_model(settings: WorkerSettings) -> WorkerSettings:
     """
     if settings.model or settings.model_name or settings.blocks or not settings.join:
         return settings
-    catalogue = asyncio.run(_looked_at(settings))
+    catalogue, workers = asyncio.run(_looked_at(settings))
     if not catalogue:
         say(f"sees no worker of any model in swarm {settings.swarm!r}; takes {BUNDLED_NAME}")
         return settings
-    order = by_need(catalogue)
+    order = by_need(catalogue, workers)
     for key in order:
         source = source_of(key)
         if source is not None:
-            say(f"sees {few(order)}; {key} needs help most: {state_of(catalogue[key])}")
+            state = state_of(workers[key], size_of(catalogue[key]))
+            say(f"sees {few(order)}; {key} needs help most: {state}")
             return settings.model_copy(update={"model": source})
     raise ConfigError(
         f"swarm {settings.swarm!r} has {few(order)}, and none of them is on the hub: give "
@@ -51,7 +62,7 @@ def source_of(key: str) -> str | None:
     return key if HubModel.parse(name) else None
 
 
-async def _looked_at(settings: WorkerSettings) -> Catalogue:
+async def _looked_at(settings: WorkerSettings) -> tuple[Catalogue, Catalogue]:
     say(f"was given no --model; looks for {settings.settle_seconds:g} s at what the swarm hosts")
     identity = Identity.create()
     directory = KademliaDirectory(identity, join=settings.join, server=False)
@@ -59,15 +70,22 @@ async def _looked_at(settings: WorkerSettings) -> Catalogue:
     await directory.start()
     try:
         listed = directory_of(directory, secret, identity)
-        deadline = time.monotonic() + settings.settle_seconds
-        while True:
-            try:
-                catalogue = await read_catalogue(listed, settings.swarm, now=time.time())
-            except PeerUnreachable as error:
-                say(f"nobody can be asked yet: {error}")
-                catalogue = {}
-            if catalogue or time.monotonic() > deadline:
-                return catalogue
-            await asyncio.sleep(LOOK_SECONDS)
+        return await look(listed, settings.swarm, settings.settle_seconds)
     finally:
         await directory.stop()
+
+
+async def look(directory: Directory, swarm: str, seconds: float) -> tuple[Catalogue, Catalogue]:
+    """The models that are listed, and who of each is there; for so long at most, until there are
+    models and none of them seems to have nobody."""
+    deadline = time.monotonic() + seconds
+    while True:
+        catalogue, workers = {}, {}
+        try:
+            catalogue = most_hosted(await read_catalogue(directory, swarm, now=time.time()))
+            workers = await read_workers(directory, swarm, catalogue, now=time.time())
+        except PeerUnreachable as error:
+            say(f"nobody can be asked yet: {error}")
+        if (workers and all(workers.values())) or time.monotonic() > deadline:
+            return {key: catalogue[key] for key in workers}, workers
+        await asyncio.sleep(LOOK_SECONDS)

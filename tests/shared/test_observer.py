@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from shared import observer
+from shared import catalogue, observer
 from shared.catalogue import catalogue_topic
 from shared.discovery.directory import MemoryDirectory, Sighting
 from shared.identity import Identity
@@ -60,7 +60,7 @@ async def test_a_model_with_workers_stays_though_a_look_misses_the_catalogue(dir
 async def test_models_with_more_workers_are_looked_at_first(
     directory: Forgetful, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(observer, "MAX_MODELS", 1)
+    monkeypatch.setattr(catalogue, "MAX_MODELS", 1)
     await announce(directory, ANN, "a lone one", only_listed=True)
     for identity in (BOB, CYD):
         await announce(directory, identity, "of two", only_listed=True)
