@@ -130,10 +130,11 @@ class Life:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             told.set()
+            moves = moving is not None and moving.done() and not self.stop.is_set()
+            if place and moves:
+                tasks.append(asyncio.create_task(place.hasten(node)))
             await serving
-            if moving is None or self.stop.is_set() or not moving.done():
-                return None
-            return moving.result()
+            return moving.result() if moving and moves and not self.stop.is_set() else None
         finally:
             for task in tasks:
                 task.cancel()

@@ -182,8 +182,8 @@ class Node:
         self._server.tell_gateways()
         await self._announce(directory)
         await self._list(directory)
-        deadline = time.monotonic() + self._grace_seconds
-        while self._server.is_needed and time.monotonic() < deadline:  # noqa: ASYNC110
+        began = time.monotonic()
+        while self._server.is_needed and time.monotonic() < began + self._grace_seconds:  # noqa: ASYNC110
             await asyncio.sleep(LEAVE_POLL_SECONDS)
 
     async def _listen(self) -> Server:

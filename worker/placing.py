@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+import msgspec
 import structlog
 
 from shared.discovery.directory import Directory
@@ -125,11 +126,18 @@ class Place:
                         f"blocks {again.span} need it more than {node.span}: the swarm goes from "
                         f"{again.before:.1f} to {again.after:.1f} tokens/s"
                     )
-                    if self._bare_seconds(self._view_with(node)):
-                        node.all_is_stalled()
                     return again.span
                 await node.intend(None)
                 wanted = again
+
+    async def hasten(self, node: Node) -> None:
+        """While it leaves for another span: tell it when the swarm has a hole, as soon as it has.
+
+        Streams wait at that hole, with sessions on every worker: none would ever be let go.
+        """
+        while not self._has_hole_beside(node):  # noqa: ASYNC110 - a hole has no event
+            await asyncio.sleep(LOOK_SECONDS)
+        node.all_is_stalled()
 
     async def say_next(self, span: Span, room: Room, *, intends: bool = False) -> None:
         """Announce what will be hosted; as long as nothing is, that nobody should send anything."""
@@ -163,6 +171,11 @@ class Place:
     def _view_with(self, node: Node) -> SwarmView:
         """What others say, and what this worker would say now."""
         return {**self._watcher.view, self.peer: node.announcement()}
+
+    def _has_hole_beside(self, node: Node) -> bool:
+        """Whether nobody serves some block, this worker being counted as if it stayed."""
+        staying = msgspec.structs.replace(node.announcement(), leaving=False, next_span=None)
+        return survey({**self._watcher.view, self.peer: staying}, self._spec.num_blocks).is_out
 
     def _bare_seconds(self, view: SwarmView) -> float:
         """For how long some block has had no worker that serves it, as far as was looked."""

@@ -68,6 +68,9 @@ class Crowd:
     async def _ask(self) -> str:
         text, finished = "", ""
         async with self.client.stream("POST", "/v1/chat/completions", json=REQUEST) as answer:
+            if answer.status_code == 503:  # what comes while there is a gap: SDKs ask again
+                await asyncio.sleep(0.5)
+                return await self._ask()
             assert answer.status_code == 200, (await answer.aread()).decode()
             async for line in answer.aiter_lines():
                 if line.startswith("data: {"):
@@ -154,7 +157,9 @@ async def test_ten_workers_lose_any_three_at_once_and_no_request(
             print(f"three are killed: it has a gap, seen in {await made.bare(2):.1f} s")
         except TimeoutError:
             print("three are killed: the others cover it")
-        print(f"covered within {await made.covered(180):.1f} s")
+        seconds = await made.covered(180)
+        print(f"covered within {seconds:.1f} s")
+        assert seconds < 60, "streams wait no longer at a gateway of default settings"
         await made.until(len(made.texts) + 4, 180)
         for task in asking:
             task.cancel()

@@ -157,11 +157,12 @@ async def test_a_worker_that_moves_for_a_hole_stays_for_no_session(
     monkeypatch.setattr(node_module, "STALLED_GRACE_SECONDS", 0.05)
     node = Node(settings(grace_seconds=60.0), ANN, loaded)
     async with needed(node) as (stop, life, statuses):
-        node.all_is_stalled()
         stop.set()
+        await until(lambda: statuses[-1].leaving)
+        assert not life.done()
+        node.all_is_stalled()
         async with asyncio.timeout(5):
             await life
-        assert statuses[-1].leaving
 
 
 async def test_a_port_that_is_taken_is_the_operator_s_mistake(loaded: Loaded):

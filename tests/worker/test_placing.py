@@ -118,24 +118,25 @@ async def test_one_of_two_spares_moves_to_a_hole_after_saying_so():
         await asyncio.sleep(0)  # one that decided in the same moment would be done as well
         assert [task.result() for task in done] == [Span(16, 24)]
         assert not moving[2].done()
-        mover = nodes[moving.index(done.pop())]
-        assert mover.announcement().next_span == Span(16, 24)
-        assert mover.is_stalled  # no session can go on before it serves there
+        assert nodes[moving.index(done.pop())].announcement().next_span == Span(16, 24)
         for task in moving:
             task.cancel()
 
 
-async def test_one_that_moves_for_speed_alone_keeps_its_sessions_until_they_have_moved():
-    async with places(3) as (_, made), asyncio.timeout(20):
-        nodes = await serve(made, ["0:12", "12:24", "0:12"])
-        moving = [
-            asyncio.create_task(place.next_span(cast("Node", node)))
-            for place, node in zip(made, nodes, strict=True)
-        ]
-        done, _ = await asyncio.wait(moving, return_when=asyncio.FIRST_COMPLETED)
-        assert not nodes[moving.index(done.pop())].is_stalled
-        for task in moving:
-            task.cancel()
+@pytest.mark.parametrize(
+    ("spans", "is_stalled"),
+    [(["0:12", "12:24", "0:12"], False), (["0:12", "12:20"], True), (["0:12", "12:24"], False)],
+)
+async def test_one_that_leaves_is_hastened_while_there_is_a_hole_that_is_not_of_its_making(
+    spans: list[str], is_stalled: bool
+):
+    async with places(len(spans)) as (_, made):
+        (node, *_), (place, *_) = await serve(made, spans), made
+        await place._watcher.refresh()
+        hastening = asyncio.create_task(place.hasten(cast("Node", node)))
+        await asyncio.sleep(0)
+        assert node.is_stalled == is_stalled
+        hastening.cancel()
 
 
 async def test_nobody_moves_in_a_swarm_that_is_well_placed():
