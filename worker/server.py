@@ -58,6 +58,8 @@ from worker.work import Outcome, Work
 
 log = structlog.get_logger()
 
+TELL_SECONDS = 0.01
+"""Until gateways are told how many sessions there are, after one has come or gone."""
 ORPHAN_SECONDS = 30.0
 """How long the sessions of a gateway whose link broke are kept for its return."""
 
@@ -122,6 +124,7 @@ class WorkerServer:
         self._loop = asyncio.get_running_loop()
         self._copies = Copies(self._answer)
         self._flush: asyncio.TimerHandle | None = None
+        self._telling: asyncio.TimerHandle | None = None
         self._pushed: dict[PartKey, Step] = {}
 
     @property
@@ -157,6 +160,15 @@ class WorkerServer:
             status = msgspec.structs.replace(status, neighbours=self._delays())
         for gateway in self._gateways:
             self._answer(gateway, status)
+
+    def _tell_soon(self) -> None:
+        """Tell the gateways of sessions that came or went: once for many, and after their steps."""
+        if self._telling is None:
+            self._telling = self._loop.call_later(TELL_SECONDS, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
+        self.tell_gateways()
 
     def _delays(self) -> tuple[Neighbour, ...]:
         known = [
@@ -265,7 +277,7 @@ class WorkerServer:
         freed = self.sessions.close(session, gateway, close.epoch)
         self._free(freed + self.sessions.take_evicted())
         if kept or freed:
-            self.tell_gateways()
+            self._tell_soon()
 
     def _on_step(self, step: Step, payload: memoryview, sender: PeerId) -> None:
         """Take a step that its gateway sent, or a worker that ran the hop before."""
@@ -292,7 +304,7 @@ class WorkerServer:
             self._refuse(step, error)
         self._make_room()
         if len(self.sessions) != num_sessions:
-            self.tell_gateways()
+            self._tell_soon()
 
     def _run(self, step: Step, payload: memoryview, context: SamplingContext) -> None:
         part = self.sessions.admit(step, self._clock())

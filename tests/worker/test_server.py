@@ -35,6 +35,7 @@ from shared.wire.messages import (
 )
 from tests.models import NUM_BLOCKS, build, save
 from tests.shared.announcing import Clock, live_record
+from worker import server as server_module
 from worker.engine import Engine
 from worker.kv_cache import PAGE_TOKENS
 from worker.server import WorkerServer
@@ -383,6 +384,22 @@ async def test_gateways_hear_of_load_and_leaving(whole: SpanModel):
         await until(lambda: gateway.statuses[-1].leaving)
         await gateway.tell(ann, step((ANN, WHOLE)), ids(PROMPT))
         assert await gateway.refusal() == "draining"
+
+
+async def test_gateways_hear_of_many_sessions_at_once_after_what_the_steps_come_to(
+    whole: SpanModel, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(server_module, "TELL_SECONDS", 0.2)
+    async with swarm((ANN, whole)) as (ann, gateway):
+        for number in range(3):
+            one = step((ANN, WHOLE), session=bytes([number]) * 16)
+            await gateway.tell(ann, one, ids(PROMPT))
+        for _ in range(3):
+            await gateway.token()
+        assert len(gateway.statuses) == 1  # what came with the introduction
+        await until(lambda: len(gateway.statuses) > 1)
+        assert gateway.statuses[1:] == [gateway.statuses[-1]]
+        assert gateway.statuses[-1].sessions == 3
 
 
 async def test_gateways_hear_how_far_a_worker_s_neighbours_are(directory: Path):
