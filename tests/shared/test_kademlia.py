@@ -2,9 +2,11 @@
 
 # pyright: reportPrivateUsage=false
 import asyncio
+import gc
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,17 @@ from shared.records import open_record, sign_announcement
 from tests.shared.announcing import ANN, BOB, TOPIC, announcement, live_record
 
 PATIENCE_SECONDS = 20.0
+
+# What libp2p leaves behind of a connection that was being made when it was told to stop.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def others_need_not_tidy_up() -> Iterator[None]:
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 class Swarm:
