@@ -18,7 +18,11 @@ import pytest_asyncio
 from tests.models import build, save
 from tests.swarm.nursery import Nursling, nursery
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(300),
+]
 
 END_SECONDS = 45
 """In which every command has to end, on a machine that others use: alone it is a few."""

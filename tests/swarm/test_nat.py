@@ -100,6 +100,7 @@ async def outside(net: Net, host: int, address: str) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 async def test_the_doctor_tells_a_host_that_others_can_dial_from_one_behind_nat(net: Net):
     here = await outside(net, 0, net.hosts.address(0))
     hidden = await outside(net, 1, "0.0.0.0")

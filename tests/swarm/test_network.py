@@ -94,6 +94,7 @@ async def test_a_whole_swarm_that_is_cut_off_for_a_while_goes_on_where_it_was(ne
         await net.hear(cut_off)
 
 
+@pytest.mark.slow
 async def test_packets_that_are_lost_cost_no_token_and_no_worker(net: Net):
     async def lose() -> None:
         try:
