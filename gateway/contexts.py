@@ -23,6 +23,7 @@ class Contexts:
 
     def __init__(self, sampling: Sampling, prompt: Sequence[int]) -> None:
         self._sampling = sampling
+        self._reads_text = sampling.reads_text
         self._start = len(prompt)
         self._prompt = pack_ids(sorted(set(prompt))) if sampling.reads_prompt else b""
         self._without_text = msgspec.msgpack.encode(SamplingContext(sampling, self._start))
@@ -35,10 +36,9 @@ class Contexts:
 
         Raises GenerationFailed when the text has become too long to send along.
         """
-        reads_text = self._sampling.reads_text
-        if not (reads_text or scored):
+        if not (self._reads_text or scored):
             return self._without_text
-        generated = pack_ids([*tokens[self._start :], *guesses]) if reads_text else b""
+        generated = pack_ids([*tokens[self._start :], *guesses]) if self._reads_text else b""
         scoring = _scoring(tokens, scored) if scored else None
         context = msgspec.msgpack.encode(
             SamplingContext(self._sampling, self._start, generated, self._prompt, scoring)

@@ -21,6 +21,11 @@ class Holes:
         self._held = held
         self._torn: set[int] = set()
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether there may be no hole at all."""
+        return not self._torn
+
     def tear(self, hops: Sequence[Hop]) -> None:
         """These took over: the last outputs of those before them may be missing."""
         self._torn |= {hop.span.end for hop in hops}

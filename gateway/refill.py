@@ -30,3 +30,9 @@ def chunks(hops: Route, epoch: int, start: int, end: int, most: int) -> list[Sen
     positions = range(start, end, most)
     sends = [Send(hops, epoch, at, min(most, end - at)) for at in positions]
     return [*sends[:-1], replace(sends[-1], acknowledge=True)]
+
+
+def step(hops: Route, epoch: int, position: int, guesses: tuple[int, ...]) -> Send:
+    """The step of a session in order: one token, and the guesses after it. Nearly all steps are
+    such; to work them out as any other takes several times as long."""
+    return Send(hops, epoch, position, 1 + len(guesses), sample=True, guesses=guesses)

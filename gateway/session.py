@@ -27,7 +27,7 @@ from gateway.actions import Action, Emit, EmitScores, Send
 from gateway.guesses import Guesses, Propose
 from gateway.holes import MAX_MENDED_TOKENS, Holes
 from gateway.reader import Reader, tells
-from gateway.refill import Refill, chunks
+from gateway.refill import Refill, chunks, step
 from gateway.shadows import Shadow
 from shared.errors import RefusalCode
 from shared.swarm import Hop, PeerId, Route, Span, spliced, tiles
@@ -415,6 +415,9 @@ class Session:
         """
         if not self._shadows:
             self._is_waiting = False
+            if self._is_in_order:
+                self.guesses.sent(self._unanswered)
+                return [step(self.route, self.epoch, self._unanswered, self.guesses.pending)]
             return self._send_unanswered(self._filled, mends=True)
         leaving = [shadow for shadow in self._shadows.values() if shadow.takes_over]
         for shadow in leaving:
@@ -451,6 +454,13 @@ class Session:
         sends = [self._asking(s) for s in chunks(hops, self.epoch, start, end, self._chunk_tokens)]
         self.guesses.sent(sends[-1].position)
         return [*sends]
+
+    @property
+    def _is_in_order(self) -> bool:
+        """Whether all hops have run all but the last token, and nothing else is to be asked."""
+        if self._unanswered != len(self.tokens) - 1 or self._reader or self._owes_scores:
+            return False
+        return self._holes.is_whole and set(self._filled.values()) == {self._unanswered}
 
     def _asking(self, part: Send) -> Send:
         """A part of the unanswered step, with what is asked of it; samples after its last."""

@@ -17,7 +17,6 @@ import uvloop
 from gateway.admission import Admission
 from gateway.app import build_app
 from gateway.checkpoints import Checkpoints
-from gateway.garbage import spare_what_is_here
 from gateway.generate import SwarmGenerator
 from gateway.links import Links
 from gateway.means import Limits
@@ -25,6 +24,7 @@ from gateway.metrics import GatewayMetrics
 from shared import logs
 from shared.discovery.directory import MemoryDirectory
 from shared.discovery.watcher import Watcher
+from shared.garbage import spare_what_is_here
 from shared.identity import Identity
 from tests.bench.relay import TOPIC
 from tests.fakes import SPEC as FAKE_SPEC

@@ -71,6 +71,13 @@ def test_a_token_is_sent_on_and_emitted():
     ]
 
 
+@pytest.mark.parametrize("guesses", [(), (8, 9)])
+def test_a_step_in_order_is_the_one_that_is_worked_out_for_any_session(guesses: tuple[int, ...]):
+    s = guessing(*guesses)
+    (send, _) = s.tokens_arrived(CYD, epoch=1, position=3, token_ids=[10])
+    assert [send] == s._send_unanswered(dict.fromkeys(ABC, 3), mends=True)
+
+
 def test_logprobs_go_with_the_tokens_that_are_emitted():
     s = session()
     told = (TokenLogprobs(-1.0), TokenLogprobs(-2.0))
