@@ -8,6 +8,8 @@ A step that takes far longer than those before it makes a generation look for an
 one that takes longer than the operator allows speaks against the worker itself.
 """
 
+from math import inf
+
 USUAL_FACTOR = 10.0
 """How many times the usual a step may take before it counts as slow."""
 LEAST_SLOW_SECONDS = 4.0
@@ -71,10 +73,10 @@ class Patience:
         `busy_seconds` is how long the workers of a decode step may be busy with others' work
         before they come to it; None stands for a step whose time nothing is known of.
         """
-        ends = [] if has_gaps else [self._silent_since + self._allowed(busy_seconds)]
+        ends_at = inf if has_gaps else self._silent_since + self._allowed(busy_seconds)
         if self._trouble_since is not None:
-            ends.append(self._trouble_since + self._recovery_seconds)
-        return max(0.0, min(ends, default=now) - now)
+            ends_at = min(ends_at, self._trouble_since + self._recovery_seconds)
+        return ends_at - now if now < ends_at < inf else 0.0
 
     def _allowed(self, busy_seconds: float | None) -> float:
         if busy_seconds is None or self._usual_seconds is None or self._is_known_slow:

@@ -152,7 +152,8 @@ class Answer:
         while size:
             start, room = self._shown.popleft()
             taken = min(size, room)
-            tokens += self._tokens(start, taken)
+            if self._untold:
+                tokens += self._tokens(start, taken)
             size -= taken
             if taken < room:
                 self._shown.appendleft((start + taken, room - taken))

@@ -110,13 +110,15 @@ class Chunks:
         usage: dict[str, Any] | None = None,
         more: Mapping[str, Any] = MappingProxyType({}),
     ) -> str:
+        told_logprobs = "null" if logprobs is None else _encode(logprobs)
+        told_reason = "null" if reason is None else f'"{reason}"'
         told = (
             f'{self._head},"choices":[{{"index":{index},"delta":{_object(delta)},"logprobs":'
-            f'{_compact(logprobs)},"finish_reason":{_compact(reason)}'
+            f'{told_logprobs},"finish_reason":{told_reason}'
         )
         told += "}]" if token_ids is None else f',"token_ids":{_compact(token_ids)}}}]'
-        for name, value in more.items():
-            told += f',"{name}":{_compact(value)}'
+        if more:
+            told += "".join([f',"{name}":{_compact(value)}' for name, value in more.items()])
         if self._obfuscates:
             told += f',"obfuscation":"{secrets.token_urlsafe(BLOCK)[: -len(told) % BLOCK]}"'
         if usage is not None:
@@ -125,8 +127,9 @@ class Chunks:
 
     def _frame(self, seen: Seen, frame: str) -> bytes:
         """With this one the client has seen that much."""
-        mark = f"id: {EventId(self._stream, seen)}\n" if self._stream else ""
-        return (mark + frame).encode()
+        if self._stream:
+            frame = f"id: {EventId(self._stream, seen)}\n{frame}"
+        return frame.encode()
 
 
 def failure(body: dict[str, Any]) -> bytes:

@@ -40,8 +40,10 @@ class Allowance:
 
     def pause_seconds(self, cost: int, now: float) -> float:
         """How long the peer's next frame must wait after one of this cost; 0 unless it hurries."""
-        self._paid_until = max(self._paid_until, now) + cost / FRAMES_PER_SECOND
-        return max(0.0, self._paid_until - now - BURST_FRAMES / FRAMES_PER_SECOND)
+        paid_until = self._paid_until if self._paid_until > now else now
+        self._paid_until = paid_until = paid_until + cost / FRAMES_PER_SECOND
+        ahead = paid_until - now - BURST_FRAMES / FRAMES_PER_SECOND
+        return ahead if ahead > 0 else 0.0
 
 
 class Room:
