@@ -93,3 +93,13 @@ def test_who_deals_when_some_have_moved_already_comes_to_the_same():
 
 def spans_of(one: Arrangement) -> list[tuple[Span, float]]:
     return sorted((host.span, host.speed) for host in one.hosts)
+
+
+def test_where_many_share_the_work_a_move_need_not_be_worth_a_hundredth():
+    thirds = {"0:8": 140, "8:16": 140, "16:24": 120}
+    hosts = [host(span) for span, count in thirds.items() for _ in range(count)]
+    goal, num_moves = bound(hosts, NUM_BLOCKS), 0
+    while throughput(hosts, NUM_BLOCKS) < 0.96 * goal and (moves := moves_of(hosts)):
+        hosts, num_moves = after(hosts, moves), num_moves + len(moves)
+    assert throughput(hosts, NUM_BLOCKS) >= 0.96 * goal
+    assert num_moves <= 12
