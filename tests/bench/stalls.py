@@ -55,6 +55,9 @@ CASES = {
 }
 BEFORE, AFTER = 40, 60
 """Tokens before and after the event."""
+SHADOWED = 160
+"""Tokens of the answer that standbys must have been sent: they get so many only after they have run
+the prompt."""
 WORD = "road "
 MOST = 2000
 """Tokens asked for: standbys take a while to have run a long context."""
@@ -228,7 +231,7 @@ def tokens_per_word(model: Path) -> int:
 async def standbys_follow(client: httpx.AsyncClient, url: str, gateway: str, context: int) -> None:
     """Wait until the standbys, if there are any, have run the context and some tokens more."""
     before = await replayed(client, url)
-    enough = len(SPANS) * (context + BEFORE)
+    enough = len(SPANS) * (context + SHADOWED)
     while True:
         if gateway != "standby" or await replayed(client, url) >= before + enough:
             return
