@@ -35,6 +35,8 @@ log = structlog.get_logger()
 
 STATUS_SECONDS = 2.0
 LEAVE_POLL_SECONDS = 0.1
+LEAVE_QUIETLY_SECONDS = 1.0
+"""How long after the gateways that use it the others hear that a worker leaves."""
 MEASURE_SECONDS = 60.0
 """Time between two readings of the pace, for workers that stay where they are told to."""
 STALLED_GRACE_SECONDS = 1.0
@@ -180,10 +182,16 @@ class Node:
         self._is_leaving = True
         self._server.sessions.is_draining = True
         self._server.tell_gateways()
+        began = time.monotonic()
+        # Announcing takes this process some 30 ms, which no step should wait for.
+        await self._until_unneeded(lambda: began + min(self._grace_seconds, LEAVE_QUIETLY_SECONDS))
         await self._announce(directory)
         await self._list(directory)
-        began = time.monotonic()
-        while self._server.is_needed and time.monotonic() < began + self._grace_seconds:  # noqa: ASYNC110
+        await self._until_unneeded(lambda: began + self._grace_seconds)
+
+    async def _until_unneeded(self, deadline: Callable[[], float]) -> None:
+        """Wait until no session needs this worker, or for a deadline, which may be moved nearer."""
+        while self._server.is_needed and time.monotonic() < deadline():  # noqa: ASYNC110
             await asyncio.sleep(LEAVE_POLL_SECONDS)
 
     async def _listen(self) -> Server:
