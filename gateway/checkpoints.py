@@ -2,8 +2,9 @@
 
 Pure but for the spill that it may be given. A checkpoint only shortens a recovery, so whatever does
 not fit is let go of: first what is kept of ended sessions for texts that begin alike, the longest
-unused of it first; then the oldest copies of the sessions that hold most go to the spill, if there
-is one; then the session that holds most loses all of its copies, and from then on keeps none.
+unused of it first; then the session that holds most loses all of its copies, and from then on keeps
+none. With a spill, copies go there before any is let go of: those of ended sessions, then the
+oldest of the sessions that hold most.
 """
 
 from bisect import bisect_left, bisect_right
@@ -180,10 +181,11 @@ class Checkpoints:
         return stretches[first].dtype, b"".join(parts)
 
     def _shed(self) -> None:
-        while self._kept and self.num_bytes > self.budget_bytes:
-            self._let_go(next(iter(self._kept)))
         while self.num_bytes > self.budget_bytes:
             if self._spill and self._spilled(self._spill):
+                continue
+            if self._kept:
+                self._let_go(next(iter(self._kept)))
                 continue
             most = max(self._sessions.values(), key=lambda held: held.num_bytes)
             self.num_bytes -= most.num_bytes
@@ -192,7 +194,7 @@ class Checkpoints:
 
     def _spilled(self, spill: Overflow) -> bool:
         """Move about a batch of copies out of memory, if there is room elsewhere."""
-        batch = self._oldest_of_the_largest(spill.batch_bytes)
+        batch = self._first_to_go(spill.batch_bytes)
         payloads = [s.payload for _, _, stretches in batch for s in stretches]
         rows = spill.take(payloads)
         if rows is None:
@@ -210,10 +212,11 @@ class Checkpoints:
             self.num_bytes -= size
         return True
 
-    def _oldest_of_the_largest(self, num_bytes: int) -> list[tuple[_Held, int, list[Stretch]]]:
+    def _first_to_go(self, num_bytes: int) -> list[tuple[_Held, int, list[Stretch]]]:
         """At least so much of what is in memory, if there is: whose, of which block, and what."""
         batch: list[tuple[_Held, int, list[Stretch]]] = []
-        for held in sorted(self._sessions.values(), key=lambda held: -held.num_bytes):
+        largest = sorted(self._sessions.values(), key=lambda held: -held.num_bytes)
+        for held in [*(kept.held for kept in self._kept.values()), *largest]:
             for block, stretches in held.blocks.items():
                 oldest: list[Stretch] = []
                 for stretch in stretches:

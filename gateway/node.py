@@ -104,7 +104,7 @@ async def _serve(
         loop.add_signal_handler(number, lambda: None)
     spill = (
         Spill(settings.checkpoint_spill_dir, settings.checkpoint_spill_bytes)
-        if settings.checkpoint_spill_dir
+        if settings.checkpoint_spill_dir and settings.checkpoint_bytes
         else None
     )
     checkpoints = Checkpoints(settings.checkpoint_bytes, spill)

@@ -93,7 +93,7 @@ class GatewaySettings(BaseSettings):
         "= none",
     )
     checkpoint_spill_bytes: int = Field(
-        16 * GIB, ge=0, description="room there for checkpoints, in files without a name"
+        16 * GIB, ge=0, description="room there for checkpoints, in files of 16 MiB without a name"
     )
     states_bytes: int = Field(
         256 << 20,

@@ -1,6 +1,7 @@
 """Room beyond memory: bytes that lie in files without a name for as long as they are needed."""
 
 import mmap
+import resource
 import tempfile
 import time
 import weakref
@@ -12,12 +13,12 @@ import structlog
 
 from shared.errors import ConfigError
 
-MAX_FILES: Final = 512
-"""Each costs a file descriptor, of which a process may have as few as 1,024."""
-LEAST_BATCH_BYTES: Final = 16 << 20
-"""Less is not worth a file of its own. Writing so much takes the page cache about 10 ms."""
+BATCH_BYTES: Final = 16 << 20
+"""What goes into a file of its own. Writing so much takes the page cache about 10 ms, in which no
+token moves."""
 RETRY_SECONDS: Final = 60.0
 """How long a disk that took nothing is left alone."""
+MOST_FILES: Final = 1 << 16
 
 log = structlog.get_logger()
 
@@ -25,16 +26,19 @@ log = structlog.get_logger()
 class Spill:
     """At most `budget_bytes` in files in a directory; the system frees each with its last reader.
 
-    The files have no name: nothing is left of them when the process ends, however it ends. Raises
-    ConfigError when no file can be made there.
+    Each takes a descriptor, of which half are left to connections. They have no name: nothing is
+    left of them when the process ends, however it ends. Raises ConfigError when no file can be made
+    there.
     """
 
     def __init__(self, directory: Path, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
         self.num_bytes = 0
-        self.batch_bytes = max(LEAST_BATCH_BYTES, budget_bytes // MAX_FILES)
+        self.batch_bytes = min(BATCH_BYTES, budget_bytes)
         self._directory = directory
         self._num_files = 0
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._max_files = MOST_FILES if limit == resource.RLIM_INFINITY else limit // 2
         self._failed_at = -RETRY_SECONDS
         try:
             tempfile.TemporaryFile(dir=directory).close()
@@ -55,7 +59,7 @@ class Spill:
             size == 0
             or is_resting
             or self.num_bytes + size > self.budget_bytes
-            or self._num_files >= MAX_FILES
+            or self._num_files >= self._max_files
         ):
             return None
         try:

@@ -83,10 +83,11 @@ def most_hosted(catalogue: Catalogue) -> Catalogue:
 def by_need(catalogue: Catalogue, workers: Catalogue) -> list[str]:
     """The models of a catalogue, by their workers the one that needs help most first.
 
-    What nobody can use yet for want of a few blocks comes first, then what is slowest.
+    What nobody can use yet for want of a few blocks comes first, then what is slowest, and last
+    what nobody hosts any more: it would need all of them.
     """
     sizes = {key: size_of(catalogue[key]) for key in catalogue}
-    return sorted(sizes, key=lambda key: (*need(workers[key], sizes[key]), key))
+    return sorted(sizes, key=lambda key: (not workers[key], *need(workers[key], sizes[key]), key))
 
 
 def state_of(view: SwarmView, num_blocks: int) -> str:

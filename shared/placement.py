@@ -19,7 +19,7 @@ from typing import NamedTuple
 from shared.arrangement import edges_of
 from shared.flow import Host, bound, levels, throughput
 from shared.rearranging import best_starts, rearrange
-from shared.swarm import Announcement, PeerId, Span, SwarmView
+from shared.swarm import Announcement, PeerId, Span, SwarmView, uncovered
 
 ENOUGH = 0.97
 """Share of the bound at which nobody moves."""
@@ -158,6 +158,12 @@ def survey(view: SwarmView, num_blocks: int, *, before: PeerId | None = None) ->
         if worker.num_blocks == num_blocks and _stays(worker, before)
     ]
     return Survey(hostings, num_blocks)
+
+
+def is_torn(view: SwarmView, num_blocks: int) -> bool:
+    """Whether no session can go through some block: one that leaves serves on until it is gone."""
+    serving = [one for one in view.values() if one.num_blocks == num_blocks and one.dtype]
+    return bool(uncovered((worker.span for worker in serving), Span(0, num_blocks)))
 
 
 def typical_speed(view: SwarmView) -> float:

@@ -53,7 +53,7 @@ def rearrange(
     """The moves worth making, nothing at all being the most usual; `goal` is the bound.
 
     Of all that were tried it is those that leave the fewest bare blocks, then give the most
-    throughput, each move costing WORTH of it. Hosts whose index is in `fixed` stay. With `is_out`
+    throughput, each move costing `worth` of it. Hosts whose index is in `fixed` stay. With `is_out`
     nothing is served anyway, so that all may move at once.
     """
     found = _rearranged(tuple(hosts), num_blocks, goal, frozenset(fixed), is_out)

@@ -79,13 +79,15 @@ async def look(directory: Directory, swarm: str, seconds: float) -> tuple[Catalo
     """The models that are listed, and who of each is there; for so long at most, until there are
     models and none of them seems to have nobody."""
     deadline = time.monotonic() + seconds
+    catalogue: Catalogue = {}
+    workers: Catalogue = {}
     while True:
-        catalogue, workers = {}, {}
         try:
-            catalogue = most_hosted(await read_catalogue(directory, swarm, now=time.time()))
-            workers = await read_workers(directory, swarm, catalogue, now=time.time())
+            listed = most_hosted(await read_catalogue(directory, swarm, now=time.time()))
+            workers = await read_workers(directory, swarm, listed, now=time.time())
+            catalogue = listed
         except PeerUnreachable as error:
             say(f"nobody can be asked yet: {error}")
         if (workers and all(workers.values())) or time.monotonic() > deadline:
-            return {key: catalogue[key] for key in workers}, workers
+            return catalogue, workers
         await asyncio.sleep(LOOK_SECONDS)

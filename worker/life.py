@@ -110,10 +110,10 @@ class Life:
         ready = asyncio.Event()
 
         def on_ready() -> None:
-            spare_what_is_here()
             self._tell(node)
             ready.set()
 
+        spare_what_is_here()
         dht_node = self.directory.multiaddrs[0]
         serving = asyncio.create_task(
             node.serve(

@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-import msgspec
 import structlog
 
 from shared.discovery.directory import Directory
@@ -19,7 +18,7 @@ from shared.errors import BrigadeError, PeerUnreachable
 from shared.explanation import reason
 from shared.identity import Identity
 from shared.periodic import every
-from shared.placement import Choice, Survey, choose_span, should_move, survey
+from shared.placement import Choice, Survey, choose_span, is_torn, should_move, survey
 from shared.records import sign_announcement
 from shared.swarm import Announcement, ModelSpec, PeerId, Span, SwarmView, topic_of
 from worker.node import Node
@@ -131,12 +130,14 @@ class Place:
                 wanted = again
 
     async def hasten(self, node: Node) -> None:
-        """While it leaves for another span: tell it when the swarm has a hole, as soon as it has.
+        """While it leaves for another span: tell it when the swarm has a hole, at two looks.
 
         Streams wait at that hole, with sessions on every worker: none would ever be let go.
         """
-        while not self._has_hole_beside(node):  # noqa: ASYNC110 - a hole has no event
+        num_looks = 0
+        while num_looks < 2:
             await asyncio.sleep(LOOK_SECONDS)
+            num_looks = num_looks + 1 if self._is_torn_beside(node) else 0
         node.all_is_stalled()
 
     async def say_next(self, span: Span, room: Room, *, intends: bool = False) -> None:
@@ -153,7 +154,7 @@ class Place:
         uniform, settings = self._chance.uniform, self._settings
         deadline = time.monotonic() + settings.move_check_seconds * uniform(0.5, 1.5)
         await asyncio.sleep(settings.settle_seconds * uniform(0.2, 1.5))
-        while time.monotonic() < deadline and not self._bare_seconds(self._view_with(node)):  # noqa: ASYNC110
+        while time.monotonic() < deadline and not self._is_out(node):  # noqa: ASYNC110
             await asyncio.sleep(min(LOOK_SECONDS, settings.settle_seconds))
 
     async def _move(self, node: Node, *, before: PeerId | None) -> Choice | None:
@@ -172,14 +173,17 @@ class Place:
         """What others say, and what this worker would say now."""
         return {**self._watcher.view, self.peer: node.announcement()}
 
-    def _has_hole_beside(self, node: Node) -> bool:
-        """Whether nobody serves some block, this worker being counted as if it stayed."""
-        staying = msgspec.structs.replace(node.announcement(), leaving=False, next_span=None)
-        return survey({**self._watcher.view, self.peer: staying}, self._spec.num_blocks).is_out
+    def _is_out(self, node: Node) -> bool:
+        """Whether some block has, or will soon have, nobody who serves it."""
+        return survey(self._view_with(node), self._spec.num_blocks).is_out
+
+    def _is_torn_beside(self, node: Node) -> bool:
+        """Whether nobody serves some block, though this worker still does its own."""
+        return is_torn(self._view_with(node), self._spec.num_blocks)
 
     def _bare_seconds(self, view: SwarmView) -> float:
         """For how long some block has had no worker that serves it, as far as was looked."""
-        if min(survey(view, self._spec.num_blocks).num_serving) > 0:
+        if not is_torn(view, self._spec.num_blocks):
             self._bare_since = None
             return 0.0
         self._bare_since = self._bare_since or time.monotonic()

@@ -11,8 +11,14 @@ SYSTEM = Path("/sys/class/net")
 
 
 def address_on_a_network(kind: str) -> str | None:
-    """The `ip4` or `ip6` address most others can likely dial; None on a machine with no network."""
-    adapters = [one for one in ifaddr.get_adapters() if not _is_down(one.name)]
+    """The `ip4` or `ip6` address most others can likely dial; None on a machine with no network.
+
+    Also None where a sandbox does not let us look.
+    """
+    try:
+        adapters = [one for one in ifaddr.get_adapters() if not _is_down(one.name)]
+    except OSError:
+        return None
     return next(iter(likely_addresses(adapters, kind, bridges=_bridges(adapters))), None)
 
 

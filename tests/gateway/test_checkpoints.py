@@ -132,9 +132,14 @@ PAGE = PREFIX_PAGE_TOKENS
 KEYS = (b"a" * 16, b"ab" * 8, b"abc" + bytes(13))
 
 
-def ended(letters: str, keys: tuple[bytes, ...], budget: int = 10_000) -> Checkpoints:
+def ended(
+    letters: str,
+    keys: tuple[bytes, ...],
+    budget: int = 10_000,
+    spill: Overflow | None = None,
+) -> Checkpoints:
     """A session of a page per letter has ended and left these pages behind."""
-    checkpoints = opened(budget)
+    checkpoints = opened(budget, spill)
     checkpoints.add(ONE, 8, stretch(0, "".join(letter * PAGE for letter in letters)))
     checkpoints.keep(ONE, keys)
     return checkpoints
@@ -257,6 +262,25 @@ def test_what_is_cut_off_or_forgotten_on_disk_takes_nothing_from_memory(tmp_path
     assert checkpoints.num_bytes == 0
 
 
+def test_what_ended_sessions_left_goes_to_disk_first(tmp_path: Path):
+    checkpoints = ended("ab", KEYS[:2], budget=PAGE * ROW, spill=spill(tmp_path, rows=4 * PAGE))
+    checkpoints.add(TWO, 8, stretch(0, "x"))
+    assert checkpoints.disk_bytes == 2 * PAGE * ROW
+    assert checkpoints.num_bytes == ROW
+    checkpoints.keep(TWO, ())
+    checkpoints.open(TWO)
+    checkpoints.adopt(TWO, KEYS[:2])
+    assert kept(checkpoints, PAGE - 1, PAGE + 1, TWO) == "ab"
+
+
+def test_when_the_disk_is_full_what_ended_sessions_left_is_let_go_of_first(tmp_path: Path):
+    checkpoints = ended("a", KEYS[:1], budget=PAGE * ROW, spill=spill(tmp_path, rows=PAGE))
+    checkpoints.add(TWO, 8, stretch(0, "x" * PAGE))
+    checkpoints.add(TWO, 8, stretch(PAGE, "y" * PAGE))
+    assert kept(checkpoints, PAGE - 1, PAGE + 1, TWO) == "xy"
+    assert (checkpoints.disk_bytes, checkpoints.shed_bytes) == (PAGE * ROW, 0)
+
+
 def test_when_the_disk_is_full_too_the_session_that_holds_most_pays(tmp_path: Path):
     checkpoints = grown(spill(tmp_path, rows=30), 10, (ONE,))
     assert checkpoints.held(ONE, 8) == 0
@@ -283,7 +307,7 @@ def test_a_directory_that_takes_no_file_is_said_at_once(tmp_path: Path):
 def test_there_are_no_more_files_than_descriptors_for_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("gateway.spill.MAX_FILES", 2)
+    monkeypatch.setattr("gateway.spill.resource.getrlimit", lambda _: (4, 4))
     disk = spill(tmp_path, rows=200)
     first, second = disk.take([memoryview(b"ab")]), disk.take([memoryview(b"c")])
     assert disk.take([memoryview(b"d")]) is None

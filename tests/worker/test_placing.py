@@ -33,11 +33,12 @@ class StandIn:
         self.span = span
         self._place, self._identity = place, identity
         self._next_span: Span | None = None
-        self.is_stalled = False
+        self.is_stalled = self.is_leaving = False
 
     def announcement(self) -> Announcement:
         said = self._place._announcement(self.span, ROOM, intends=self._next_span is not None)
-        return msgspec.structs.replace(said, leaving=False, next_span=self._next_span)
+        changes = {"dtype": "float32", "leaving": self.is_leaving, "next_span": self._next_span}
+        return msgspec.structs.replace(said, **changes)
 
     async def intend(self, next_span: Span | None) -> None:
         self._next_span = next_span
@@ -124,18 +125,27 @@ async def test_one_of_two_spares_moves_to_a_hole_after_saying_so():
 
 
 @pytest.mark.parametrize(
-    ("spans", "is_stalled"),
-    [(["0:12", "12:24", "0:12"], False), (["0:12", "12:20"], True), (["0:12", "12:24"], False)],
+    ("spans", "leaving", "is_stalled"),
+    [
+        (["0:12", "12:24", "0:12"], [0], False),
+        (["0:12", "12:24"], [0], False),
+        (["0:12", "12:24"], [0, 1], False),  # the other serves on until it is gone
+        (["0:12", "12:20"], [0], True),
+    ],
 )
 async def test_one_that_leaves_is_hastened_while_there_is_a_hole_that_is_not_of_its_making(
-    spans: list[str], is_stalled: bool
+    spans: list[str], leaving: list[int], is_stalled: bool, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr("worker.placing.LOOK_SECONDS", 0.01)
     async with places(len(spans)) as (_, made):
-        (node, *_), (place, *_) = await serve(made, spans), made
-        await place._watcher.refresh()
-        hastening = asyncio.create_task(place.hasten(cast("Node", node)))
-        await asyncio.sleep(0)
-        assert node.is_stalled == is_stalled
+        nodes = await serve(made, spans)
+        for number in leaving:
+            nodes[number].is_leaving = True
+            await nodes[number].tell()
+        await made[0]._watcher.refresh()
+        hastening = asyncio.create_task(made[0].hasten(cast("Node", nodes[0])))
+        await asyncio.wait([hastening], timeout=5 if is_stalled else 0.2)
+        assert nodes[0].is_stalled == is_stalled
         hastening.cancel()
 
 
