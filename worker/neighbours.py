@@ -9,7 +9,7 @@ because the other is behind NAT, frames go through the session's gateway.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from shared.errors import PeerUnreachable, ProtocolError, RecordError
 from shared.records import open_record, select
 from shared.swarm import Announcement, PeerId
 from shared.wire.link import Link, LinkPool
+from shared.wire.messages import MAX_NEIGHBOURS, Neighbour
 
 log = structlog.get_logger()
 
@@ -60,6 +61,15 @@ class Neighbours:
         self._pending: dict[PeerId, list[Push]] = {}
         self._pending_bytes = 0
         self._dials: dict[asyncio.Task[Any], PeerId] = {}
+
+    def delays(self, besides: Collection[PeerId]) -> tuple[Neighbour, ...]:
+        """How far those are that there are links to, but for those `besides`."""
+        known = [
+            Neighbour(link.peer, delay)
+            for link in self._pool.open_links()
+            if link.peer not in besides and (delay := link.quality.delay_seconds) is not None
+        ]
+        return tuple(known[-MAX_NEIGHBOURS:])
 
     def introduce(self, gateway: PeerId, record: bytes) -> PeerId | None:
         """Learn a worker's address from a gateway, and who that is. A record that is forged or of

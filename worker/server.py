@@ -24,7 +24,6 @@ from shared.swarm import PeerId, SessionId
 from shared.wire.codec import Frame, decode, encode
 from shared.wire.link import Link, LinkPool
 from shared.wire.messages import (
-    MAX_NEIGHBOURS,
     Checkpoint,
     Close,
     DialBack,
@@ -33,7 +32,6 @@ from shared.wire.messages import (
     Hello,
     Introduce,
     Message,
-    Neighbour,
     Proof,
     Refused,
     Relay,
@@ -157,7 +155,9 @@ class WorkerServer:
         """
         status = self.status
         if with_neighbours:
-            status = msgspec.structs.replace(status, neighbours=self._delays())
+            status = msgspec.structs.replace(
+                status, neighbours=self._neighbours.delays(self._gateways)
+            )
         for gateway in self._gateways:
             self._answer(gateway, status)
 
@@ -169,14 +169,6 @@ class WorkerServer:
     def _tell(self) -> None:
         self._telling = None
         self.tell_gateways()
-
-    def _delays(self) -> tuple[Neighbour, ...]:
-        known = [
-            Neighbour(link.peer, delay)
-            for link in self.pool.open_links()
-            if link.peer not in self._gateways and (delay := link.quality.delay_seconds) is not None
-        ]
-        return tuple(known[-MAX_NEIGHBOURS:])
 
     def expire_sessions(self) -> None:
         """Free what nobody has stepped for a lease."""

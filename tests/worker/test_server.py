@@ -389,7 +389,7 @@ async def test_gateways_hear_of_load_and_leaving(whole: SpanModel):
 async def test_gateways_hear_of_many_sessions_at_once_after_what_the_steps_come_to(
     whole: SpanModel, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(server_module, "TELL_SECONDS", 0.2)
+    monkeypatch.setattr(server_module, "TELL_SECONDS", 1.0)
     async with swarm((ANN, whole)) as (ann, gateway):
         for number in range(3):
             one = step((ANN, WHOLE), session=bytes([number]) * 16)
