@@ -128,11 +128,16 @@ class Population:
             f"--public-url=ws://127.0.0.1:{forwarder.port}",
             f"--identity={self._home / name}.key",
         )
-        ready = await process.ready()
-        port = link_port(ready)
-        forwarder.aim("127.0.0.1", port)
-        member = Member(span, process, forwarder, ready["peer_id"], port)
-        await self.seen(member)
+        try:
+            ready = await process.ready()
+            port = link_port(ready)
+            forwarder.aim("127.0.0.1", port)
+            member = Member(span, process, forwarder, ready["peer_id"], port)
+            await self.seen(member)
+        except TimeoutError:  # nobody would ever hit it, or count it
+            process.signal(signal.SIGKILL)
+            await forwarder.close()
+            raise
         return member
 
     @contextmanager
