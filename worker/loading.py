@@ -61,7 +61,7 @@ def load(settings: WorkerSettings, span: Span) -> Loaded:
     say(
         f"loaded in {time.perf_counter() - started:.1f} s on {device} as {model.dtype}"
         + (f" with {settings.quant} weights" if settings.quant != "none" else "")
-        + (" with packed weights" if model.is_packed else "")
+        + (f" with {model.packing.said}" if model.packing else "")
         + f": {model.weight_bytes / 1e6:.1f} MB; "
         f"room for {pages * PAGE_TOKENS} tokens of cache"
     )

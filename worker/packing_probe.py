@@ -1,4 +1,4 @@
-"""Tries packed weights on this machine: do they give what plain ones do, in less time?"""
+"""Tries packed weights on this machine: which give what plain ones do, in the least time?"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worker.packed_linear import ROWS, PackedLinear, packable
+from worker.packed_linear import ROWS
+from worker.packing import DTYPES, PACKINGS, Packing, packable
 
 PROBED_ROWS = (1, ROWS)
 PROBED_BYTES = 64 << 20
@@ -23,29 +24,44 @@ _Multiply = Callable[[Tensor], Tensor]
 
 
 @torch.inference_mode()
-def packing_helps(model: nn.Module) -> bool:
-    """Whether packed weights are as good as plain ones for one row and for many.
+def best_packing(model: nn.Module, dtype: torch.dtype) -> Packing | None:
+    """The packing that is fastest for one row and for many; None where plain weights are.
 
     Measured on weights of the model that are of middling size: a block's, not the head's.
     """
-    by_size = sorted((linear.weight for linear in packable(model)), key=Tensor.numel)
-    weights = _up_to(PROBED_BYTES, by_size[len(by_size) // 2 :])
+    weights = sorted((linear.weight for linear in packable(model)), key=Tensor.numel)
+    if not weights or dtype not in DTYPES:
+        return None
+    probed = _up_to(PROBED_BYTES, weights[len(weights) // 2 :])
+    costs = {packing: _cost(packing, probed, dtype) for packing in PACKINGS}
+    best = min(costs, key=lambda packing: costs[packing])
+    return best if costs[best] < float("inf") else None
+
+
+def _cost(packing: Packing, weights: Sequence[Tensor], dtype: torch.dtype) -> float:
+    """Seconds as shares of what plain weights take, for one row and many; or infinity."""
+    if not all(map(packing.holds, weights)):
+        return float("inf")
     try:
-        packed = [PackedLinear(weight, None) for weight in weights]
-        return bool(weights) and all(_are_as_good(packed, weights, n) for n in PROBED_ROWS)
+        packed = [packing(weight, None, dtype) for weight in weights]
+        shares = [_share(packed, weights, dtype, rows) for rows in PROBED_ROWS]
     except (AttributeError, RuntimeError):  # no such operators here, or not for this dtype
-        return False
+        return float("inf")
+    return sum(shares) if max(shares) <= SLOWER_AT_MOST else float("inf")
 
 
-def _are_as_good(packed: Sequence[_Multiply], weights: Sequence[Tensor], rows: int) -> bool:
+def _share(
+    packed: Sequence[_Multiply], weights: Sequence[Tensor], dtype: torch.dtype, rows: int
+) -> float:
+    """How long packed weights take for each second of plain ones; infinity if numbers differ."""
     generator = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(rows, w.shape[1], generator=generator).to(w.dtype) for w in weights]
-    plain: list[_Multiply] = [partial(F.linear, weight=weight) for weight in weights]
+    inputs = [torch.randn(rows, w.shape[1], generator=generator).to(dtype) for w in weights]
+    plain: list[_Multiply] = [partial(F.linear, weight=weight.to(dtype)) for weight in weights]
     if not all(map(_agree, packed, plain, inputs)):
-        return False
+        return float("inf")
     pairs = [(_seconds(packed, inputs), _seconds(plain, inputs)) for _ in range(ROUNDS)]
     ours, theirs = map(min, zip(*pairs, strict=True))
-    return ours <= SLOWER_AT_MOST * theirs
+    return ours / theirs
 
 
 def _agree(packed: _Multiply, plain: _Multiply, inputs: Tensor) -> bool:

@@ -5,6 +5,7 @@ fused experts, tied embeddings, quantizers, buffers. The config is never sliced,
 stay global and per-block settings need no care.
 """
 
+import re
 from typing import Any
 
 import torch
@@ -62,8 +63,14 @@ class Slot(nn.Module):
             return getattr(block, name)
 
 
-def span_class(config: PretrainedConfig, span: Span) -> type[PreTrainedModel]:
-    """The architecture's class, pruned to a span as it is built. Raises ModelError."""
+def span_class(
+    config: PretrainedConfig, span: Span, stored_dtype: torch.dtype | None = None
+) -> type[PreTrainedModel]:
+    """The architecture's class, pruned to a span as it is built.
+
+    Weights of linear layers and of the embedding are loaded as `stored_dtype`, where that is given,
+    whatever the dtype of the rest. Raises ModelError.
+    """
     try:
         architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     except KeyError as error:
@@ -73,7 +80,16 @@ def span_class(config: PretrainedConfig, span: Span) -> type[PreTrainedModel]:
         architecture.__init__(self, config, *args, **kwargs)
         prune(self, span)
 
-    body = {"__init__": init, "__module__": architecture.__module__}
+    def dtype_plan(self: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.dtype | None]:
+        plan: dict[str, torch.dtype | None] = architecture._get_dtype_plan(self, dtype)
+        names = "|".join(map(re.escape, _large_weights(self))) if stored_dtype else ""
+        return {f"^(?:{names})$": stored_dtype, **plan} if names else plan
+
+    body = {
+        "__init__": init,
+        "_get_dtype_plan": dtype_plan,
+        "__module__": architecture.__module__,
+    }
     return type(architecture.__name__, (architecture,), body)
 
 
@@ -113,6 +129,22 @@ def install_slots(model: PreTrainedModel, span: Span) -> list[Slot]:
     for index in range(span.start, span.end):
         blocks[index] = Slot(index, blocks[index], hosted=True)
     return list(blocks)  # type: ignore[arg-type]
+
+
+def _large_weights(model: PreTrainedModel) -> list[str]:
+    """Names of weights of plain linear layers and of a plain embedding.
+
+    A head tied to the embedding is loaded by the embedding's name.
+    """
+    tied = bool(getattr(model, "all_tied_weights_keys", None))
+    head = model.get_output_embeddings() if tied else None
+    embedding = model.get_input_embeddings()
+    return [
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if (type(module) is nn.Linear and module is not head)
+        or (type(module) is nn.Embedding and module is embedding)
+    ]
 
 
 class _Absent(nn.Module):

@@ -60,8 +60,9 @@ def owner(key: str) -> str:
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Memory of all weights, with what belongs to quantized ones."""
-    return sum(p.nbytes + sum(t.nbytes for t in _belongings(p)) for p in model.parameters())
+    """Memory of all weights, with what belongs to quantized ones and what is packed."""
+    parameters = sum(p.nbytes + sum(t.nbytes for t in _belongings(p)) for p in model.parameters())
+    return parameters + sum(getattr(module, "packed_bytes", 0) for module in model.modules())
 
 
 def _import_bitsandbytes() -> None:

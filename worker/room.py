@@ -77,7 +77,7 @@ def measure_room(settings: WorkerSettings, spec: ModelSpec, wanted: int) -> Room
     pace = measure_pace(model, new_cache(model, pages), pages)
     end_bytes = 0
     if spec.num_blocks > 2:
-        end_bytes = spec.vocab_size * spec.hidden_size * model.dtype.itemsize
+        end_bytes = spec.vocab_size * spec.hidden_size * model.weight_itemsize
     num_blocks = room_for(
         free=free,
         block_bytes=model.weight_bytes,

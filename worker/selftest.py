@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from shared.swarm import Span
 from worker.families import BATCHED, REFUSED, Verdict, refusal
 from worker.kv_cache import Segment, Slab
-from worker.packed_linear import can_pack, pack
+from worker.packing import PACKINGS, can_pack, pack
 from worker.pruning import drop_unused_embedding, prune
 from worker.shrink import NUM_BLOCKS, tiny_config
 from worker.span_model import SpanModel
@@ -90,6 +90,8 @@ def _one_thread() -> Iterator[None]:
 
 
 _verdicts: dict[str, Verdict] = {}
+_packing = next(filter(can_pack, PACKINGS), None)
+"""Of those there are the one that leaves the least of a layer to code that looks into it."""
 
 
 def try_spans(config: PretrainedConfig) -> Verdict:
@@ -104,7 +106,7 @@ def try_spans(config: PretrainedConfig) -> Verdict:
         tokens = [torch.randint(3, config.vocab_size, (n,)) for n in LENGTHS]
     expected = [_whole(model, ids) for ids in tokens]
     why = ""
-    for verdict, packs in product(_VERDICTS, (True, False) if can_pack() else (True,)):
+    for verdict, packs in product(_VERDICTS, (True, False) if _packing else (True,)):
         verdict = replace(verdict, packs=packs)
         why = _difference(model, verdict, tokens, expected)
         if not why:
@@ -113,14 +115,17 @@ def try_spans(config: PretrainedConfig) -> Verdict:
 
 
 def random_model(config: PretrainedConfig) -> PreTrainedModel:
-    """A float32 model whose outputs vary enough that a mistake shows."""
+    """A float32 model whose outputs vary enough that a mistake shows.
+
+    Its matrices are numbers of bfloat16, as those of checkpoints are, so that they can be packed.
+    """
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.is_floating_point():
                 continue
             if parameter.dim() > 1:
-                parameter.mul_(2.0)
+                parameter.copy_(2.0 * parameter.bfloat16())
             else:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return model
@@ -165,8 +170,8 @@ def _part(model: PreTrainedModel, span: Span, verdict: Verdict) -> PreTrainedMod
     prune(part, span)
     if span.start > 0:
         drop_unused_embedding(part)
-    if verdict.packs and can_pack():
-        pack(part)
+    if verdict.packs and _packing:
+        pack(part, _packing, torch.float32)
     return part
 
 

@@ -21,9 +21,10 @@ from shared.wire.messages import MAX_POSITION
 from worker import attention, fused_qkv
 from worker.attention import CachesFilled
 from worker.families import BATCHED, Verdict
+from worker.half_linear import HalfLinear
 from worker.kv_cache import PAGE_TOKENS, Segment, Slab, position_ids
 from worker.own_cache import OwnCache
-from worker.packed_linear import is_packed
+from worker.packing import Packing, packing_of
 from worker.pruning import install_slots
 from worker.quantization import weight_bytes
 from worker.reading import Tap
@@ -67,9 +68,14 @@ class SpanModel:
         return weight_bytes(self._model)
 
     @property
-    def is_packed(self) -> bool:
-        """Whether linear layers have been packed for this processor."""
-        return is_packed(self._model)
+    def packing(self) -> Packing | None:
+        """How linear layers have been packed for this processor; None where they have not."""
+        return packing_of(self._model)
+
+    @property
+    def weight_itemsize(self) -> int:
+        """Bytes of an element of a large weight that is not quantized."""
+        return HalfLinear.itemsize if self.packing is HalfLinear else self.dtype.itemsize
 
     @torch.inference_mode()
     def run(

@@ -16,6 +16,7 @@ import msgspec
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers import AutoConfig, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
@@ -24,8 +25,8 @@ from transformers.utils import logging as transformers_logging
 from shared.errors import ModelError
 from shared.model_files import read_config
 from shared.swarm import Span
-from worker.packed_linear import pack
-from worker.packing_probe import packing_helps
+from worker.packing import pack, packable, widen_rows
+from worker.packing_probe import best_packing
 from worker.pruning import drop_unused_embedding, span_class
 from worker.quantization import done_before, owner, settings_for
 from worker.selftest import judge
@@ -41,6 +42,8 @@ _TEXT_KEYS = {
     r"^model\.(language_model|text_model)\.": "model.",
 }
 """Where a multimodal checkpoint keeps its language model's tensors -> their own names."""
+
+_HALVES = {"BF16": torch.bfloat16, "F16": torch.float16}
 
 _CONFIG_ERRORS = (
     *(ArithmeticError, AttributeError, LookupError, OSError),
@@ -77,8 +80,14 @@ def load_span(
         transformers_logging.disable_progress_bar()
     needed = needed_tensors(directory, span)
     config = load_config(directory)
-    pruned = span_class(config, span)
-    quantization = settings_for(quant, config, _skeleton(directory, pruned, config), dtype)
+    verdict = judge(config)
+    skeleton = _skeleton(directory, span_class(config, span), config)
+    quantization = settings_for(quant, config, skeleton, dtype)
+    is_quantized = quantization is not None or bool(done_before(config))
+    packs = verdict.packs and not is_quantized and (device is None or device.type == "cpu")
+    widens = packs and dtype == torch.float32
+    # mapped from the file until they are packed, weights never stand in memory as float32
+    pruned = span_class(config, span, _stored_dtype(directory, needed) if widens else None)
     on_plan(len(needed), tensor_bytes(directory, needed))
     with tempfile.TemporaryDirectory(prefix="brigade-span-") as scratch:
         _link_needed(directory, Path(scratch), needed)
@@ -89,12 +98,10 @@ def load_span(
                 f"{directory}: the checkpoint does not load: {_first_line(error)}"
             ) from error
     _check_report(directory, span, report)
-    verdict = judge(config)
     if span.start > 0:
         drop_unused_embedding(model)
-    is_quantized = quantization is not None or bool(done_before(config))
-    if verdict.packs and not is_quantized and packing_helps(model):
-        pack(model)
+    if packs:
+        _compute_in(model, dtype or model.dtype)
     return SpanModel(model, span, verdict)
 
 
@@ -224,6 +231,29 @@ def _load(
     if is_quantized or device is None:
         return model, report  # bitsandbytes' weights were read to where they stay
     return model.to(device), report
+
+
+def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Make layers compute in `dtype`, whatever their weights were loaded as, in place."""
+    if packing := best_packing(model, dtype):
+        pack(model, packing, dtype)
+    for linear in packable(model):
+        linear.weight.data = linear.weight.to(dtype)
+    table: Any = model.get_input_embeddings()
+    if type(table) is nn.Embedding and table.weight.dtype != dtype:
+        widen_rows(table, dtype)
+
+
+def _stored_dtype(directory: Path, needed: dict[str, str]) -> torch.dtype | None:
+    """What all matrices of a checkpoint are stored in, if that is one dtype of 16 bits."""
+    headers = [read_header(directory / shard) for shard in sorted(set(needed.values()))]
+    found = {
+        header[key]["dtype"]
+        for header in headers
+        for key in needed.keys() & header.keys()
+        if len(header[key]["shape"]) > 1
+    }
+    return _HALVES.get(found.pop()) if len(found) == 1 else None
 
 
 def _text_keys(directory: Path) -> dict[str, str] | None:

@@ -17,7 +17,7 @@ import torch
 from openai import OpenAI
 from transformers import AutoModelForCausalLM
 
-from tests.bench.options import DTYPES, options_for
+from tests.bench.options import DTYPES, computed, options_for, stored
 from tests.bench.sizes import HALF_BILLION, saved
 from tests.bench.swarms import running
 from tests.bench.tables import ratio, show
@@ -72,11 +72,11 @@ def compare(size: str, dtype: str, options: argparse.Namespace) -> list[list[str
     """The table's rows for a model."""
     ids = torch.randint(10, 400, (1, PROMPT_TOKENS), generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as scratch:
-        directory = saved(size, dtype, Path(scratch))
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
-        whole = Whole(directory, dtype, max_tokens=PROMPT_TOKENS + options.tokens + 1)
+        directory = saved(size, stored(dtype), Path(scratch))
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=computed(dtype))
+        whole = Whole(directory, computed(dtype), max_tokens=PROMPT_TOKENS + options.tokens + 1)
         try:
-            with running(directory, dtype, options.threads) as state:
+            with running(directory, computed(dtype), options.threads) as state:
                 ways: dict[str, Generate] = {
                     "generate": by_transformers(model, ids),
                     "one span": lambda tokens: whole.generate(ids[0].tolist(), tokens),

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from tests.bench.options import DTYPES, options_for
+from tests.bench.options import DTYPES, computed, options_for, stored
 from tests.bench.sizes import HALF_BILLION, SIZES, saved
 from tests.bench.streams import tokens_per_second
 from tests.bench.swarms import running
@@ -43,7 +43,7 @@ def held_tokens(url: str) -> float:
 def token_bytes(size: str, dtype: str, num_blocks: int) -> int:
     """Keys and values of a token."""
     sizes = SIZES[size]
-    element = 4 if dtype == "float32" else 2
+    element = 4 if computed(dtype) == "float32" else 2
     return 2 * sizes["num_key_value_heads"] * sizes["head_dim"] * element * num_blocks
 
 
@@ -53,7 +53,7 @@ def weight_bytes(size: str, dtype: str, num_blocks: int) -> int:
     hidden, heads = sizes["hidden_size"], sizes["head_dim"]
     attention = 2 * hidden * heads * (sizes["num_attention_heads"] + sizes["num_key_value_heads"])
     block = attention + 3 * hidden * sizes["intermediate_size"] + 2 * hidden
-    return block * num_blocks * (4 if dtype == "float32" else 2)
+    return block * num_blocks * (4 if stored(dtype) == "float32" else 2)
 
 
 async def read_while_busy(
@@ -70,8 +70,8 @@ async def read_while_busy(
 def rows_of(size: str, dtype: str, threads: int, num_streams: int) -> list[list[str]]:
     """A table's row for each worker."""
     with tempfile.TemporaryDirectory() as scratch:
-        directory = saved(size, dtype, Path(scratch))
-        with running(directory, dtype, threads) as state:
+        directory = saved(size, stored(dtype), Path(scratch))
+        with running(directory, computed(dtype), threads) as state:
             workers = state["workers"]
             url = state["gateway"]["url"]
             found = asyncio.run(read_while_busy(url, workers, num_streams))

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from shared.swarm import Span
-from tests.bench.options import DTYPES, options_for
+from tests.bench.options import DTYPES, computed, options_for, stored
 from tests.bench.sizes import SIZES, THIRD_BILLION, saved
 from tests.bench.tables import show
 from worker.attention import attention, batch_of
 from worker.kv_cache import Segment, Slab
-from worker.packed_linear import PackedLinear
+from worker.packing import PACKINGS
+from worker.quantization import weight_bytes
 from worker.span_model import SpanModel
 from worker.weights import load_span
 
@@ -35,9 +36,9 @@ class Step:
         self._model = model
         self.num_blocks = model.span.end - model.span.start
         modules: list[Any] = list(model._model.modules())
-        self._linears = [m for m in modules if isinstance(m, nn.Linear | PackedLinear)]
+        self._linears = [m for m in modules if isinstance(m, (nn.Linear, *PACKINGS))]
         self._attentions = [m for m in modules if hasattr(m, "num_key_value_groups")]
-        self.weight_bytes: int = sum(module.weight.nbytes for module in self._linears)
+        self.weight_bytes = weight_bytes(nn.ModuleList(self._linears))
         self._hidden = self._ones(rows, model.hidden_size)
         self._inputs = {n: self._ones(1, rows, n) for n in {m.in_features for m in self._linears}}
         config = model.config
@@ -114,12 +115,12 @@ def main() -> None:
     lines: list[list[str]] = []
     for dtype in options.dtype or DTYPES:
         with tempfile.TemporaryDirectory() as scratch:
-            directory = saved(options.size, dtype, Path(scratch))
+            directory = saved(options.size, stored(dtype), Path(scratch))
             span = Span(third, 2 * third)
             model = load_span(
-                directory, span, dtype=getattr(torch, dtype), device=torch.device("cpu")
+                directory, span, dtype=getattr(torch, computed(dtype)), device=torch.device("cpu")
             )
-        name = dtype if model.is_packed else f"{dtype}, plain"
+        name = dtype if model.packing else f"{dtype}, plain"
         for rows in ROWS:
             found = profile(model, rows, options.context, options.rounds)
             lines.append(row_of(name, rows, *found))

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.bench.options import DTYPES, options_for
+from tests.bench.options import DTYPES, computed, options_for, stored
 from tests.bench.sizes import THIRD_BILLION, saved
 from tests.bench.tables import ratio, show
 from tests.bench.whole import Whole
@@ -34,9 +34,9 @@ def compare(size: str, dtype: str, rounds: int, tokens: int) -> list[list[str]]:
     ids = torch.randint(10, 400, (1, tokens), generator=torch.Generator().manual_seed(0))
     prompt = ids[0].tolist()
     with tempfile.TemporaryDirectory() as scratch:
-        directory = saved(size, dtype, Path(scratch))
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
-        whole = Whole(directory, dtype, max_tokens=tokens)
+        directory = saved(size, stored(dtype), Path(scratch))
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=computed(dtype))
+        whole = Whole(directory, computed(dtype), max_tokens=tokens)
         ways: dict[str, Callable[[], object]] = {
             "transformers": lambda: model(ids, use_cache=True, logits_to_keep=1),
             "one piece": lambda: whole.generate(prompt, 1),

@@ -14,7 +14,6 @@ from torch import Tensor
 from shared.model_files import BUNDLED
 from shared.swarm import Span
 from shared.wire.messages import Sampling
-from tests.bench.options import DTYPES
 from tests.bench.tables import show
 from worker.kv_cache import Segment, Slab
 from worker.sampling import sample
@@ -23,6 +22,8 @@ from worker.weights import load_span
 
 PROMPT_TOKENS = 24
 CAPACITY = 256
+
+DTYPES = ("float32", "bfloat16")
 
 
 class Stream:

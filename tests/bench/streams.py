@@ -21,13 +21,13 @@ import httpx
 import torch
 from torch import nn
 
-from tests.bench.options import DTYPES, options_for
+from tests.bench.options import DTYPES, computed, options_for, stored
 from tests.bench.sizes import SIZES, THIRD_BILLION, saved
 from tests.bench.swarms import running
 from tests.bench.tables import ratio, show
 from tests.models import build
-from worker.packed_linear import PackedLinear, pack
-from worker.packing_probe import packing_helps
+from worker.packing import PACKINGS, pack
+from worker.packing_probe import best_packing
 
 STREAMS = (1, 8, 16)
 
@@ -84,11 +84,12 @@ def forwards(worker_urls: Sequence[str]) -> tuple[float, float]:
 def ceiling(size: str, dtype: str, threads: int) -> dict[int, float]:
     """How many times the rows of one a second the linear layers of four blocks do, by rows."""
     torch.set_num_threads(threads or torch.get_num_threads())
-    model = build("llama", **SIZES[size] | {"num_hidden_layers": 4}).to(getattr(torch, dtype))
-    if packing_helps(model):
-        pack(model)
+    model = build("llama", **SIZES[size] | {"num_hidden_layers": 4})
+    model.to(getattr(torch, stored(dtype))).to(getattr(torch, computed(dtype)))
+    if packing := best_packing(model, model.dtype):
+        pack(model, packing, model.dtype)
     blocks = model.model.layers.modules()
-    layers = [module for module in blocks if isinstance(module, nn.Linear | PackedLinear)]
+    layers = [module for module in blocks if isinstance(module, (nn.Linear, *PACKINGS))]
     seconds: dict[int, float] = {}
     for rows in STREAMS:
         inputs = [torch.randn(rows, layer.in_features).to(model.dtype) for layer in layers]
@@ -107,8 +108,8 @@ def measure(size: str, dtype: str, options: argparse.Namespace) -> dict[int, Mea
     """Rounds of each number of streams on one swarm."""
     measured = {num_streams: Measured() for num_streams in STREAMS}
     with tempfile.TemporaryDirectory() as scratch:
-        directory = saved(size, dtype, Path(scratch))
-        with running(directory, dtype, options.threads) as state:
+        directory = saved(size, stored(dtype), Path(scratch))
+        with running(directory, computed(dtype), options.threads) as state:
             url = state["gateway"]["url"]
             workers = [worker["url"] for worker in state["workers"]]
             asyncio.run(tokens_per_second(url, 2, 8))
