@@ -22,6 +22,7 @@ TORCH_MODULES = (
             "measuring",
             "outcomes",
             "own_cache",
+            "packed_experts",
             "packed_linear",
             "packing",
             "packing_probe",

@@ -45,7 +45,7 @@ class HalfLinear(nn.Module):
         rows = max(1, _SLICE_ELEMENTS // max(1, weight.shape[1]))
         return all(_lost(part.float() * scale) <= most for part in weight.split(rows))
 
-    def __init__(self, weight: Tensor, bias: nn.Parameter | None, dtype: torch.dtype) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
         # for code that asks its dtype and device

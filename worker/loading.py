@@ -55,6 +55,7 @@ def load(settings: WorkerSettings, span: Span) -> Loaded:
         on_plan=lambda tensors, size: say(
             f"loading blocks {span} of {spec.name}: {tensors} tensors, {size / 1e6:.1f} MB"
         ),
+        on_pack=lambda: say("packing weights for this processor, some 0.1 GB a second and core"),
     )
     pages = pages_that_fit(model, settings.kv_tokens)
     cache = new_cache(model, pages)

@@ -27,7 +27,7 @@ class PackedLinear(nn.Module):
         """Whether it can stand for such a weight: for any."""
         return True
 
-    def __init__(self, weight: Tensor, bias: nn.Parameter | None, dtype: torch.dtype) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
         packed = _onednn._reorder_linear_weight(weight.detach().to(dtype), ROWS)

@@ -10,6 +10,7 @@ from torch import nn
 
 from worker.half_linear import HalfLinear
 from worker.mapped_memory import forget, is_mapped, trim
+from worker.packed_experts import pack_experts
 from worker.packed_linear import ROWS, PackedLinear
 
 Packing = type[HalfLinear] | type[PackedLinear]
@@ -35,6 +36,8 @@ def pack(model: nn.Module, packing: Packing, dtype: torch.dtype) -> None:
         for name, module in list(parent.named_children()):
             if module in packed:
                 setattr(parent, name, packed[module])
+    if packing is HalfLinear:
+        pack_experts(model, dtype)
     trim()
 
 

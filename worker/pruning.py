@@ -6,6 +6,7 @@ stay global and per-block settings need no care.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from shared.errors import ModelError
 from shared.swarm import Span
+from worker.packed_experts import projections
 
 
 class Slot(nn.Module):
@@ -131,20 +133,19 @@ def install_slots(model: PreTrainedModel, span: Span) -> list[Slot]:
     return list(blocks)  # type: ignore[arg-type]
 
 
-def _large_weights(model: PreTrainedModel) -> list[str]:
-    """Names of weights of plain linear layers and of a plain embedding.
+def _large_weights(model: PreTrainedModel) -> Iterator[str]:
+    """Names of weights of plain linear layers, of experts, and of a plain embedding.
 
     A head tied to the embedding is loaded by the embedding's name.
     """
     tied = bool(getattr(model, "all_tied_weights_keys", None))
     head = model.get_output_embeddings() if tied else None
     embedding = model.get_input_embeddings()
-    return [
-        f"{name}.weight"
-        for name, module in model.named_modules()
-        if (type(module) is nn.Linear and module is not head)
-        or (type(module) is nn.Embedding and module is embedding)
-    ]
+    for name, module in model.named_modules():
+        yield from (f"{name}.{projection}" for projection in projections(module))
+        is_linear = type(module) is nn.Linear and module is not head
+        if is_linear or (type(module) is nn.Embedding and module is embedding):
+            yield f"{name}.weight"
 
 
 class _Absent(nn.Module):

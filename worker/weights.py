@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 from shared.errors import ModelError
 from shared.model_files import read_config
 from shared.swarm import Span
-from worker.packing import pack, packable, widen_rows
+from worker.packing import pack, widen_rows
 from worker.packing_probe import best_packing
 from worker.pruning import drop_unused_embedding, span_class
 from worker.quantization import done_before, owner, settings_for
@@ -69,10 +69,12 @@ def load_span(
     device: torch.device | None = None,
     quant: Quant = "none",
     on_plan: Callable[[int, int], None] = lambda tensors, num_bytes: None,
+    on_pack: Callable[[], None] = lambda: None,
 ) -> SpanModel:
     """The model in `directory` pruned to `span`; `dtype` None means the checkpoint's own.
 
-    `on_plan` hears how many tensors and bytes are about to be read. Raises ModelError when files
+    `on_plan` hears how many tensors and bytes are about to be read, `on_pack` when they have been
+    and are about to be packed. Raises ModelError when files
     are missing or corrupt, the family is unknown, or the span is outside the model.
     """
     transformers_logging.set_verbosity_error()
@@ -85,9 +87,10 @@ def load_span(
     quantization = settings_for(quant, config, skeleton, dtype)
     is_quantized = quantization is not None or bool(done_before(config))
     packs = verdict.packs and not is_quantized and (device is None or device.type == "cpu")
-    widens = packs and dtype == torch.float32
     # mapped from the file until they are packed, weights never stand in memory as float32
-    pruned = span_class(config, span, _stored_dtype(directory, needed) if widens else None)
+    widens = packs and dtype == torch.float32
+    stored = _stored_dtype(directory, needed) if widens else None
+    pruned = span_class(config, span, stored)
     on_plan(len(needed), tensor_bytes(directory, needed))
     with tempfile.TemporaryDirectory(prefix="brigade-span-") as scratch:
         _link_needed(directory, Path(scratch), needed)
@@ -101,7 +104,7 @@ def load_span(
     if span.start > 0:
         drop_unused_embedding(model)
     if packs:
-        _compute_in(model, dtype or model.dtype)
+        _compute_in(model, dtype or model.dtype, stored, on_pack)
     return SpanModel(model, span, verdict)
 
 
@@ -233,15 +236,22 @@ def _load(
     return model.to(device), report
 
 
-def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Make layers compute in `dtype`, whatever their weights were loaded as, in place."""
+def _compute_in(
+    model: PreTrainedModel,
+    dtype: torch.dtype,
+    stored: torch.dtype | None,
+    on_pack: Callable[[], None],
+) -> None:
+    """Make all of a model compute in `dtype`, in place, where weights were loaded as `stored`."""
     if packing := best_packing(model, dtype):
+        on_pack()
         pack(model, packing, dtype)
-    for linear in packable(model):
-        linear.weight.data = linear.weight.to(dtype)
     table: Any = model.get_input_embeddings()
-    if type(table) is nn.Embedding and table.weight.dtype != dtype:
+    if type(table) is nn.Embedding and table.weight.dtype == stored:
         widen_rows(table, dtype)
+    for parameter in model.parameters():
+        if parameter.dtype == stored:
+            parameter.data = parameter.to(dtype)
 
 
 def _stored_dtype(directory: Path, needed: dict[str, str]) -> torch.dtype | None:

@@ -19,7 +19,8 @@ from worker.mapped_memory import forget, is_mapped
 from worker.packed_linear import PackedLinear
 from worker.packing import PACKINGS, Packing, can_pack, pack, packing_of
 from worker.packing_probe import best_packing
-from worker.selftest import judge_family
+from worker.selftest import judge_family, random_model
+from worker.shrink import tiny_config
 from worker.span_model import SpanModel
 from worker.weights import load_span
 
@@ -190,6 +191,43 @@ def test_they_are_mapped_until_they_are_packed(halves: Path, monkeypatch: pytest
     assert len(seen) == 6 * 7 + 2
     assert all(seen)
     assert {p.dtype for p in loaded._model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss", "deepseek_v3", "nemotron_h"])
+def test_experts_are_packed_one_by_one(family: str):
+    config = tiny_config(family)
+    model: Any = random_model(config)
+    tokens = torch.arange(5, 25)[None]
+    with torch.inference_mode():
+        expected = model(input_ids=tokens).logits
+        pack(model, HalfLinear, torch.float32)
+        found = model(input_ids=tokens).logits
+    assert isinstance(
+        next(m for n, m in model.named_modules() if "packed_down_proj.1" in n), HalfLinear
+    )
+    assert torch.allclose(found, expected, atol=1e-4 * max(1.0, expected.abs().max().item()))
+
+
+def test_experts_that_float16_cannot_hold_stay_as_they_are():
+    config = tiny_config("mixtral")
+    model: Any = random_model(config)
+    with torch.no_grad():
+        model.model.layers[1].mlp.experts.down_proj.add_(1e-5)
+    pack(model, HalfLinear, torch.float32)
+    assert model.model.layers[0].mlp.experts.gate_up_proj.ndim == 3
+
+
+def test_experts_of_16_bits_computed_with_in_float32_give_what_float32_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    torch.manual_seed(0)
+    model = random_model(tiny_config("qwen3_moe")).bfloat16()
+    model.save_pretrained(tmp_path / "moe")
+    monkeypatch.setattr(weights, "best_packing", lambda model, dtype: HalfLinear)
+    whole = Span(0, model.config.num_hidden_layers)
+    found = logits(load_span(tmp_path / "moe", whole, dtype=torch.float32), [5, 6, 7])
+    plain = logits(SpanModel(plain_model(tmp_path / "moe"), whole), [5, 6, 7])
+    assert torch.allclose(found, plain, atol=1e-4)
 
 
 def test_an_embedding_stays_in_its_file(halves: Path, packing: Packing):
