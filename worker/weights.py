@@ -74,8 +74,8 @@ def load_span(
     """The model in `directory` pruned to `span`; `dtype` None means the checkpoint's own.
 
     `on_plan` hears how many tensors and bytes are about to be read, `on_pack` when they have been
-    and are about to be packed. Raises ModelError when files
-    are missing or corrupt, the family is unknown, or the span is outside the model.
+    and are about to be packed. Raises ModelError when files are missing or corrupt, the family is
+    unknown, or the span is outside the model.
     """
     transformers_logging.set_verbosity_error()
     if not sys.stderr.isatty():
