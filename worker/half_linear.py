@@ -2,26 +2,61 @@
 
 Checkpoints come in bfloat16 or float16, which most processors cannot multiply: as float32 their
 weights take twice the memory, and twice the time of a decode step, which is that of reading them.
-FBGEMM's kernels read float16, compute in float32, and lose nothing of such a checkpoint. The
-operators are those of torch's dynamic quantization
-(aten/src/ATen/native/quantized/cpu/qlinear_dynamic.cpp); packing_probe.py tries them.
+FBGEMM's kernels read float16, compute in float32, and lose nothing of such a checkpoint. torch has
+two ways to them (aten/src/ATen/native/QuantizedLinear.cpp, and quantized/cpu/qlinear_dynamic.cpp
+beside it); packing_probe.py tries them before they are used.
 """
 
 import math
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_LARGEST_EXPONENT = 14
-"""Weights are scaled to lie under 2**14, a quarter of what float16 goes to."""
+_LARGEST_EXPONENT, _LEAST_EXPONENT = 14, -3
+"""A weight whose largest element lies between 2**-4 and 2**14 is taken as it is: what float16 loses
+below 2**-14 is then little. Others are scaled to lie just under 2**14."""
 _MOST_DOUBLINGS = 100
 """So that no scaled element or sum of products leaves float32."""
-_LOST_AT_MOST = 2.0**-24
-"""As a share of the largest weight: half of what float32 tells apart there."""
+_LOST_AT_MOST = 2.0**-21
+"""As a share of the largest weight; where float32 adds a thousand products it loses more."""
 _SLICE_ELEMENTS = 1 << 22
 
-_fbgemm: Any = torch.ops.quantized
+Pack = Callable[[Tensor], Any]
+Multiply = Callable[[Tensor, Any, Tensor | None], Tensor]
+
+
+def _quick_kernels() -> tuple[Pack, Multiply]:
+    """Take 3 microseconds a call where the others take 20, but torch means to remove them."""
+    pack: Any = torch.fbgemm_pack_gemm_matrix_fp16
+    multiply: Any = torch.fbgemm_linear_fp16_weight_fp32_activation
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # each warns when it is first called
+        multiply(torch.ones(1, 16), pack(torch.ones(16, 16)), None)
+    return pack, multiply
+
+
+def _lasting_kernels() -> tuple[Pack, Multiply]:
+    def pack(weight: Tensor) -> Any:
+        return torch.ops.quantized.linear_prepack_fp16(weight, None)
+
+    def multiply(input: Tensor, packed: Any, bias: Tensor | None) -> Tensor:
+        product = torch.ops.quantized.linear_dynamic_fp16(input, packed)
+        return product if bias is None else product.add_(bias)
+
+    return pack, multiply
+
+
+def _kernels() -> tuple[Pack, Multiply]:
+    try:
+        return _quick_kernels()
+    except (AttributeError, TypeError, RuntimeError):
+        return _lasting_kernels()
+
+
+_pack, _multiply = _kernels()
 
 
 class HalfLinear(nn.Module):
@@ -35,7 +70,7 @@ class HalfLinear(nn.Module):
         """Whether no element of the weight changes by more than float32 would notice.
 
         So it is for finite numbers of 16 bits: those of bfloat16 have fewer digits than float16,
-        and the scale leaves room for all down to 2**-31 of the largest.
+        and the scale leaves room for the small ones.
         """
         weight = weight.detach()
         scale = _scale(weight)
@@ -53,9 +88,8 @@ class HalfLinear(nn.Module):
         weight = weight.detach()
         scale = _scale(weight)
         self._unscale = 1 / scale
-        scaled_bias = None if bias is None else bias.detach().float() * scale
-        self._packed = _fbgemm.linear_prepack_fp16(weight.float() * scale, scaled_bias)
-        self._multiply = _fbgemm.linear_dynamic_fp16.default
+        self._bias = None if bias is None else bias.detach().float() * scale
+        self._packed = _pack(weight.float() if scale == 1 else weight.float() * scale)
 
     @property
     def packed_bytes(self) -> int:
@@ -63,18 +97,24 @@ class HalfLinear(nn.Module):
         return self.itemsize * self.in_features * self.out_features
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._multiply(input.float(), self._packed).mul_(self._unscale).to(input.dtype)
+        product = _multiply(input.float(), self._packed, self._bias)
+        if self._unscale != 1:
+            product.mul_(self._unscale)
+        return product.to(input.dtype)
 
 
 def _scale(weight: Tensor) -> float:
-    """The power of two that brings the weight's largest element just under 2**14; or NaN.
+    """The power of two that a weight is packed times; NaN where it has elements that are no number.
 
     bfloat16 reaches far below float16, whose small numbers have fewer digits.
     """
     largest = float(weight.abs().max())
     if not math.isfinite(largest):
         return math.nan
-    return 2.0 ** min(_LARGEST_EXPONENT - math.frexp(largest)[1], _MOST_DOUBLINGS)
+    exponent = math.frexp(largest)[1]
+    if _LEAST_EXPONENT <= exponent <= _LARGEST_EXPONENT:
+        return 1.0
+    return 2.0 ** min(_LARGEST_EXPONENT - exponent, _MOST_DOUBLINGS)
 
 
 def _lost(weight: Tensor) -> float:

@@ -267,6 +267,18 @@ def test_float16_holds_zeros_and_nothing_that_is_no_number():
 
 
 @torch.inference_mode()
+def test_both_ways_to_the_kernels_give_the_same(monkeypatch: pytest.MonkeyPatch):
+    weight, rows = torch.randn(160, 96).bfloat16(), torch.randn(4, 96)
+    bias = torch.randn(160)
+    quick = HalfLinear(weight, bias, torch.float32)(rows)
+    monkeypatch.delattr(torch, "fbgemm_pack_gemm_matrix_fp16")
+    pack, multiply = half_linear._kernels()
+    monkeypatch.setattr(half_linear, "_pack", pack)
+    monkeypatch.setattr(half_linear, "_multiply", multiply)
+    assert torch.equal(HalfLinear(weight, bias, torch.float32)(rows), quick)
+
+
+@torch.inference_mode()
 def test_small_numbers_lose_no_digits_and_large_ones_do_not_overflow():
     for size in (1e-7, 1e5):
         weight = (size * torch.randn(160, 96)).bfloat16()
@@ -340,8 +352,11 @@ def test_nothing_is_best_where_it_cannot_be_done(model: nn.Module, monkeypatch: 
     class Lacking:
         pass
 
+    def lacking(weight: Tensor) -> None:
+        raise RuntimeError("FBGEMM is not supported on this CPU")
+
     monkeypatch.setattr(packed_linear, "_onednn", Lacking())
-    monkeypatch.setattr(half_linear, "_fbgemm", Lacking())
+    monkeypatch.setattr(half_linear, "_pack", lacking)
     assert best_packing(model, torch.float32) is None
     assert best_packing(model, torch.float16) is None
     assert best_packing(nn.Sequential(nn.LayerNorm(4)), torch.float32) is None
