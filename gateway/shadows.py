@@ -14,6 +14,10 @@ meanwhile goes together in the next, so that a shadow far behind catches up."""
 NEAR_TOKENS = 8
 """How far behind a shadow may be for the next step to wait for it."""
 
+PATIENT_FILLS = 8
+"""Fills after which a shadow that is near counts as one that comes no nearer. Before, none waits
+for two fills: as a rule the second is done while the route runs one step more."""
+
 
 @dataclass
 class Shadow:
@@ -27,6 +31,7 @@ class Shadow:
     epoch: int
     takes_over: bool = False
     filled: int = 0
+    _num_near: int = 0
     _fills: list[int] = field(default_factory=list[int])
 
     @property
@@ -44,11 +49,13 @@ class Shadow:
         return any(hop.worker == worker for hop in self.hops)
 
     def is_near(self, position: int) -> bool:
-        """Whether they will have reached `position` in a moment."""
-        return self.sent >= position and position - self.filled <= NEAR_TOKENS
+        """Whether they will have reached `position` in a moment, and not much sooner later on."""
+        is_on_its_way = self.sent >= position and position - self.filled <= NEAR_TOKENS
+        return is_on_its_way and (self.has_room or self._num_near > PATIENT_FILLS)
 
     def fill_to(self, end: int) -> None:
         """Inputs up to `end` went out."""
+        self._num_near += end - self.filled <= NEAR_TOKENS
         self._fills.append(end)
 
     def reached(self, worker: PeerId, block: int, position: int) -> bool:

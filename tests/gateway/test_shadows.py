@@ -4,7 +4,7 @@ import pytest
 
 from gateway.actions import Emit, Send
 from gateway.session import Session
-from gateway.shadows import MAX_FILLS, NEAR_TOKENS, Shadow
+from gateway.shadows import MAX_FILLS, NEAR_TOKENS, PATIENT_FILLS, Shadow
 from shared.swarm import Hop, PeerId, Span
 from tests.gateway.test_session import ABC, ANN, BOB, CYD, DEE, EVE, decoding, route
 
@@ -80,6 +80,20 @@ def test_far_behind_is_not_near():
     assert shadow.is_near(NEAR_TOKENS + 2) is False  # what it lacks was not even sent
     shadow.fill_to(NEAR_TOKENS + 2)
     assert shadow.is_near(NEAR_TOKENS + 2)
+
+
+def test_one_with_two_fills_to_run_is_waited_for_when_a_step_more_brings_it_no_nearer():
+    s = shadowed(held=2)
+    assert s.tokens_arrived(CYD, 1, 3, [8])[0] == Send(ABC, 1, 3, 1, sample=True)
+    shadow = Shadow(BOBS, DEE_FOR_BOB, epoch=1)
+    shadow.fill_to(1)
+    waited = []
+    for end in range(2, PATIENT_FILLS + 3):
+        shadow.fill_to(end)
+        waited.append(shadow.is_near(end))
+        shadow.reached(DEE, 16, end - 1)
+        assert shadow.is_near(end)  # one is done
+    assert waited == [False] * (PATIENT_FILLS - 1) + [True, True]
 
 
 def test_a_standby_stays_beside_the_route():
