@@ -40,6 +40,8 @@ from shared.wire.messages import (
 
 log = structlog.get_logger()
 
+SETTLED_TOKENS = 8
+"""Tokens after which a route is worth preparing for the loss of its hops."""
 PROBE_SECONDS = 1.0
 """How long a worker that another cannot reach may take to say that it is there."""
 
@@ -103,6 +105,7 @@ class Generation:
         )
         self._seekers: dict[Hop, asyncio.Task[Route]] = {}
         self._probes: dict[PeerId, asyncio.Task[bool]] = {}
+        self._num_answers = 0
         self._last_refusal = ""
         self._salt = salt
         # at least one token has to run, or there would be nothing to sample from, and all that is
@@ -132,13 +135,15 @@ class Generation:
 
         Raises NoRoute while there has never been a route, else GenerationFailed.
         """
+        wait = self._copy_seconds()
         if self._session.gaps:
             self._check_trouble()
-            if await self._close_gaps():
+            if not wait and await self._close_gaps():
                 return []
         self._seek_shadows()
+        self._foresee()
         try:
-            event = await self._inbox.get(self._seconds_left())
+            event = await self._inbox.get(wait or self._seconds_left())
         except TimeoutError:
             return self._perform(self._out_of_patience())
         before = self._session.num_advances
@@ -177,6 +182,22 @@ class Generation:
             has_gaps=bool(self._session.gaps),
             busy_seconds=self._busy_seconds() if self._session.is_decoding else None,
         )
+
+    def _copy_seconds(self) -> float:
+        """How long a gap may stay open for what the hop before it is about to copy."""
+        session = self._session
+        if len(session.gaps) != 1 or not 0 < session.confirmed == len(session.tokens) - 1:
+            return 0.0
+        lacking = session.sent - self._held(session.gaps[0].start)
+        if session.is_shadowed or not 0 < lacking <= MAX_GATHERED_TOKENS:
+            return 0.0
+        return self._patience.copy_left(time.monotonic(), len(session.route))
+
+    def _foresee(self) -> None:
+        """Once a route has proven itself, and while nobody waits, prepare for its losses."""
+        if self._num_answers == SETTLED_TOKENS and not self._session.gaps:
+            self._num_answers += 1
+            self._scout.foresee(self._session.route)
 
     def _busy_seconds(self) -> float:
         """How long the route's workers may be busy with others' work."""
@@ -242,6 +263,7 @@ class Generation:
         """Take on hops; how many first tokens they should still have from another session."""
         self._touch(hops)
         self._patience.rerouted(time.monotonic())
+        self._num_answers = 0
         reused = self._prefixes.reusable(hops, self._page_keys)
         if not self._session.route:
             self._checkpoints.adopt(self._id, self._page_keys[: reused // PREFIX_PAGE_TOKENS])
@@ -336,6 +358,7 @@ class Generation:
         )
         if actions:
             self._patience.answered(time.monotonic())
+            self._num_answers += 1
         self._checkpoints.truncate(self._id, session.confirmed)
         return actions
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Set
 from contextlib import suppress
 from itertools import pairwise
@@ -50,6 +50,11 @@ MAX_STANDING_LINKS = 64
 
 MAX_UNTOLD = 1024
 """Sessions that a worker without a link is told of, should it come back, that they are over."""
+
+FORESEEN_SECONDS = 30.0
+"""How long a route, whose workers have been told who may take over from them, need not be looked
+at again for another session."""
+MAX_FORESEEN = 256
 
 SETTLE_SECONDS = 5.0
 """How long requests to a gateway that has just started wait for the workers it will hear of: a
@@ -113,6 +118,7 @@ class Links:
         self._strikes: dict[PeerId, int] = {}
         self.leaving: set[PeerId] = set()
         """The linked workers that have said that they are about to leave."""
+        self._foreseen: OrderedDict[Route, float] = OrderedDict()
         self._untold: dict[PeerId, deque[Close]] = {}
         self._roster: tuple[SwarmView, int, Roster] | None = None
         watcher.linked = self.linked
@@ -209,6 +215,17 @@ class Links:
         for hop, following in pairwise(route):
             if self._has(hop.worker):
                 self._introduce(hop.worker, following.worker)
+
+    def is_to_foresee(self, route: Route) -> bool:
+        """Whether it is time to look who may take over from the hops of a route, once a while."""
+        now = self._clock()
+        if now < self._foreseen.get(route, now):
+            return False
+        self._foreseen[route] = now + FORESEEN_SECONDS
+        self._foreseen.move_to_end(route)
+        if len(self._foreseen) > MAX_FORESEEN:
+            self._foreseen.popitem(last=False)
+        return True
 
     def post(self, route: Route, message: Message, payload: bytes = b"") -> None:
         """Send to the first hop of a route whose hops know each other. Raises PeerUnreachable."""

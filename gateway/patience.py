@@ -15,6 +15,8 @@ USUAL_FACTOR = 10.0
 LEAST_SLOW_SECONDS = 4.0
 SMOOTHING = 0.2
 """Weight of the newest step in what is usual."""
+MAX_COPY_SECONDS = 0.1
+"""Most that a refill waits for the last copies of the hop before it."""
 
 
 class Patience:
@@ -62,6 +64,18 @@ class Patience:
         """Whether trouble has lasted too long."""
         since = self._trouble_since
         return since is not None and now >= since + self._recovery_seconds
+
+    def copy_left(self, now: float, num_hops: int) -> float:
+        """Seconds that a copy of the unanswered step's inputs is still worth waiting for.
+
+        A hop sends what it had gathered when it hears that the next is lost, which may be a moment
+        after the gateway does. With it the newcomer runs the step right after the refill, without
+        it the hop runs it anew after that: waiting for as long as a hop takes costs no more.
+        """
+        if self._trouble_since is None or self._usual_seconds is None:
+            return 0.0
+        worth = min(self._usual_seconds / num_hops, MAX_COPY_SECONDS)
+        return max(0.0, self._trouble_since + worth - now)
 
     def is_silent(self, now: float) -> bool:
         """Whether a step has taken longer than any may."""

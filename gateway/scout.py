@@ -12,7 +12,7 @@ from gateway.links import Links
 from shared.errors import NoRoute, PeerUnreachable
 from shared.routing import Kept, plan_route
 from shared.survey import Needs
-from shared.swarm import Hop, PeerId, Route, Span
+from shared.swarm import Hop, PeerId, Route, Span, spliced
 from shared.trellis import Ends
 
 log = structlog.get_logger()
@@ -75,6 +75,21 @@ class Scout:
             ends=self._ends(span, route),
             kept=kept,
         )
+
+    def foresee(self, route: Route) -> None:
+        """Have those who would take over from a hop link to its neighbours, before it is lost.
+
+        In the middle of a refill the dials take processor time of the newcomer, and its neighbours'
+        steps wait for them.
+        """
+        if not self._links.is_to_foresee(route):
+            return
+        for hop in route:
+            try:
+                hops = self.find(hop.span, route, avoid={hop.worker})
+                self._links.acquaint(spliced(route, hop.span, hops))
+            except (NoRoute, PeerUnreachable) as error:
+                log.debug("no_one_instead", span=str(hop.span), error=str(error))
 
     def can_do_without(self, worker: PeerId, route: Route) -> bool:
         """Whether others could take over what a worker does on a route."""

@@ -9,7 +9,7 @@ from websockets.asyncio.server import serve
 from shared.discovery.directory import MemoryDirectory
 from shared.identity import Identity
 from shared.records import sign_announcement
-from shared.swarm import Announcement, ModelSpec, Span
+from shared.swarm import Announcement, Hop, ModelSpec, Span
 from shared.wire.codec import Frame
 from shared.wire.link import SOCKET_OPTIONS, Link, LinkPool
 from shared.wire.messages import Close, Filled, Message, Status, Step, Tokens
@@ -69,15 +69,29 @@ class ScriptedWorker:
         announcement = Announcement(**{**fields, **changes})  # type: ignore[arg-type]
         await directory.announce(announcement.topic, sign_announcement(self.identity, announcement))
 
+    @property
+    def hop(self) -> Hop:
+        """All that it hosts."""
+        return Hop(self.peer, self.span)
+
+    def take(self, step: Step) -> None:
+        """Answer a step to its gateway, whoever brings it."""
+        self.steps.append(step)
+        self.say(self.script(self, step))
+        if step.acknowledge:
+            end = step.position + step.count
+            self.say([(Filled(step.session, step.epoch, self.span.end, end), b"")])
+
+    def say(self, messages: list[tuple[Message, bytes]]) -> None:
+        """Tell the gateway."""
+        (link,) = self.pool.open_links()
+        for message, payload in messages:
+            link.post(message, payload)
+
     def _on_frame(self, link: Link, frame: Frame) -> None:
         match frame.message:
             case Step() as step:
-                self.steps.append(step)
-                for message, payload in self.script(self, step):
-                    link.post(message, payload)
-                if step.acknowledge:
-                    end = step.position + step.count
-                    link.post(Filled(step.session, step.epoch, self.span.end, end))
+                self.take(step)
             case Close(session=session):
                 self.closed.append(session)
             case _:

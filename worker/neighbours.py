@@ -124,6 +124,10 @@ class Neighbours:
             self._pending[peer] = []
             self._begin_dial(gateway, known)
 
+    def is_dialled(self, peer: PeerId) -> bool:
+        """Whether frames for a worker wait for a link to it."""
+        return peer in self._pending
+
     def over(self, session: bytes) -> None:
         """A session is over: where its frames went need not be known any more."""
         for key in [key for key in self._relayed if key[0] == session]:

@@ -441,15 +441,13 @@ class WorkerServer:
         return True
 
     def _send_copy(self, step: Step, outcome: Outcome) -> None:
+        hop, following, *_ = step.hops
         checkpoint = Checkpoint(
-            step.session,
-            step.epoch,
-            step.hops[0].span.end,
-            step.position,
-            step.count,
-            outcome.dtype,
+            step.session, step.epoch, hop.span.end, step.position, step.count, outcome.dtype
         )
-        self._copies.add(step.gateway, checkpoint, outcome.payload, gathers=step.gathers)
+        # one that has to be dialled may be lost: its gateway is about to need this
+        gathers = step.gathers and not self._neighbours.is_dialled(following.worker)
+        self._copies.add(step.gateway, checkpoint, outcome.payload, gathers=gathers)
         if self._copies and self._flush is None:
             self._flush = self._loop.call_later(GATHER_SECONDS, self._flush_copies)
 

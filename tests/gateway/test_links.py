@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from gateway.blame import Blame
-from gateway.links import AVOID_SECONDS, Links
+from gateway.links import AVOID_SECONDS, FORESEEN_SECONDS, Links
 from gateway.scout import Scout, Wish
 from shared.discovery.directory import MemoryDirectory
 from shared.discovery.watcher import Watcher
 from shared.identity import Identity
-from shared.swarm import Hop, PeerId, SessionId, Span, topic_of
+from shared.swarm import Hop, PeerId, Route, SessionId, Span, topic_of
 from tests.scripted_worker import SPEC, SWARM, ScriptedWorker
 
 ANN = PeerId("ann")
@@ -113,6 +113,26 @@ async def test_where_only_some_are_trusted_they_get_the_ends():
         for worker in workers:
             (hop,) = scout(ours, {worker.peer}).find(SPEC.blocks, ())
             assert hop.worker == worker.peer
+
+
+async def test_who_may_take_over_is_told_of_the_route_now_and_then(monkeypatch):
+    async with AsyncExitStack() as stack:
+        directory = MemoryDirectory(time.monotonic)
+        spans = (Span(0, 2), Span(2, 4), Span(2, 4))
+        first, second, twin = [
+            await stack.enter_async_context(ScriptedWorker(span).serving()) for span in spans
+        ]
+        for worker in (first, second, twin):
+            await worker.announce(directory)
+        clock = Time()
+        ours, acquainted = links(directory, clock), list[Route]()
+        stack.push_async_callback(ours.close)
+        await ours.watcher.refresh()
+        monkeypatch.setattr(ours, "acquaint", acquainted.append)
+        for seconds in (0.0, FORESEEN_SECONDS / 2, FORESEEN_SECONDS):
+            clock.now += seconds
+            scout(ours).foresee((first.hop, second.hop))
+        assert acquainted == [(first.hop, twin.hop)] * 2  # nobody else has what the first has
 
 
 async def test_a_link_soon_knows_how_far_it_reaches():

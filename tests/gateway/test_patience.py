@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.patience import LEAST_SLOW_SECONDS, Patience
+from gateway.patience import LEAST_SLOW_SECONDS, MAX_COPY_SECONDS, Patience
 
 STEP, RECOVERY = 5.0, 60.0
 
@@ -33,6 +33,21 @@ def test_rerouting_does_not_put_off_the_end_of_trouble():
         p.lost(float(now))
     assert not p.is_over(59.0)
     assert p.is_over(60.0)
+
+
+def test_a_copy_is_waited_for_as_long_as_a_hop_takes_and_a_tenth_of_a_second_at_most():
+    p = patience()
+    for now in (0.0, 0.06):
+        p.answered(now)
+    assert p.copy_left(10.0, num_hops=3) == 0.0
+    p.lost(10.0)
+    assert p.copy_left(10.005, num_hops=3) == pytest.approx(0.015)
+    assert p.copy_left(10.03, num_hops=3) == 0.0
+    slow = patience()
+    for now in (0.0, 9.0):
+        slow.answered(now)
+    slow.lost(10.0)
+    assert slow.copy_left(10.0, num_hops=3) == pytest.approx(MAX_COPY_SECONDS)
 
 
 def test_progress_ends_trouble():

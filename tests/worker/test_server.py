@@ -209,6 +209,18 @@ async def test_a_worker_pushes_on_to_the_next_and_copies_to_the_gateway(
         assert by_type[Tokens].message == Tokens(SESSION, 1, 4, (likeliest(directory, PROMPT),))
 
 
+async def test_while_the_next_has_to_be_dialled_a_copy_does_not_wait_for_others(
+    directory: Path, whole: SpanModel, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(server_module, "GATHER_SECONDS", 1000)
+    async with swarm((ANN, load_span(directory, FIRST))) as (ann, gateway):
+        monkeypatch.setattr(ann.server.pool, "connect", lambda *_: asyncio.Event().wait())
+        await gateway.tell(ann, Introduce((live_record(BOB, url="ws://127.0.0.1:9"),)))
+        one = step((ANN, FIRST), (BOB, LAST), count=1, gathers=True)
+        await gateway.tell(ann, one, ids(PROMPT[:1]))
+        assert await gateway.hears() == Checkpoint(SESSION, 1, 2, 0, 1, "float32")
+
+
 async def test_a_step_may_pass_through_one_worker_twice_in_a_row(whole: SpanModel, directory: Path):
     """A lost worker's span may fall to the one before it."""
     async with swarm((ANN, whole)) as (ann, gateway):
