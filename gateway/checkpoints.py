@@ -11,13 +11,23 @@ from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from mmap import mmap
-from typing import Protocol, cast
+from typing import Protocol
 
 import msgspec
 
+from shared.errors import CheckpointLost
 from shared.swarm import SessionId
 from shared.wire.messages import PREFIX_PAGE_TOKENS, PayloadDtype
+
+
+class Elsewhere(Protocol):
+    """Bytes out of memory: `gateway.spill.Spilled`."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> "Elsewhere": ...
+    def read(self) -> bytes:
+        """The bytes. Raises CheckpointLost when they cannot be had."""
+        ...
 
 
 class Stretch(msgspec.Struct, frozen=True):
@@ -26,7 +36,7 @@ class Stretch(msgspec.Struct, frozen=True):
     position: int
     count: int
     dtype: PayloadDtype
-    payload: memoryview
+    payload: memoryview | Elsewhere
 
     @property
     def end(self) -> int:
@@ -36,7 +46,7 @@ class Stretch(msgspec.Struct, frozen=True):
     @property
     def memory_bytes(self) -> int:
         """What it takes of the budget: nothing when its rows lie in a file."""
-        return 0 if isinstance(self.payload.obj, mmap) else len(self.payload)
+        return len(self.payload) if isinstance(self.payload, memoryview) else 0
 
     def head(self, end: int) -> "Stretch | None":
         """The part before `end`, if there is any."""
@@ -45,7 +55,7 @@ class Stretch(msgspec.Struct, frozen=True):
             return None
         return Stretch(self.position, count, self.dtype, self.rows(self.position, end))
 
-    def rows(self, start: int, end: int) -> memoryview:
+    def rows(self, start: int, end: int) -> memoryview | Elsewhere:
         """The bytes of the rows in `[start, end)` that are in this stretch."""
         row_bytes = len(self.payload) // self.count
         first = max(0, start - self.position)
@@ -59,8 +69,8 @@ class Overflow(Protocol):
     batch_bytes: int
     num_bytes: int
 
-    def take(self, parts: Sequence[memoryview]) -> memoryview | None:
-        """These bytes, one part after the other, mapped from a file; None without room."""
+    def take(self, parts: Sequence[memoryview]) -> Elsewhere | None:
+        """These bytes, one part after the other, in a file; None without room."""
         ...
 
 
@@ -174,11 +184,16 @@ class Checkpoints:
     def rows(
         self, session: SessionId, block: int, start: int, end: int
     ) -> tuple[PayloadDtype, bytes]:
-        """The dtype and bytes of inputs `[start, end)`, all of which must be held."""
-        stretches = self._sessions[session].blocks[block]
+        """The dtype and bytes of inputs `[start, end)`.
+
+        Raises CheckpointLost when they are not all held, or cannot be read again.
+        """
+        stretches = self._sessions[session].blocks.get(block)
+        if not stretches or stretches[-1].end < end:
+            raise CheckpointLost(f"inputs {start} to {end} of block {block} are not held")
         first = bisect_right(stretches, start, key=lambda stretch: stretch.position) - 1
         parts = [s.rows(start, end) for s in stretches[first:] if s.position < end]
-        return stretches[first].dtype, b"".join(parts)
+        return stretches[first].dtype, b"".join(map(_in_memory, parts))
 
     def _shed(self) -> None:
         while self.num_bytes > self.budget_bytes:
@@ -195,7 +210,12 @@ class Checkpoints:
     def _spilled(self, spill: Overflow) -> bool:
         """Move about a batch of copies out of memory, if there is room elsewhere."""
         batch = self._first_to_go(spill.batch_bytes)
-        payloads = [s.payload for _, _, stretches in batch for s in stretches]
+        payloads = [
+            stretch.payload
+            for _, _, stretches in batch
+            for stretch in stretches
+            if isinstance(stretch.payload, memoryview)
+        ]
         rows = spill.take(payloads)
         if rows is None:
             return False
@@ -238,9 +258,12 @@ class Checkpoints:
                     del self._kept_under[key]
 
 
-def _alone(rows: memoryview) -> memoryview:
+def _in_memory(rows: memoryview | Elsewhere) -> bytes | memoryview:
+    return rows if isinstance(rows, memoryview) else rows.read()
+
+
+def _alone(rows: memoryview | Elsewhere) -> memoryview | Elsewhere:
     """The rows in memory of their own, unless they are most of the frame they came in."""
-    frame = cast("bytes | mmap", rows.obj)
-    if isinstance(frame, mmap) or 2 * len(rows) > len(frame):
+    if not isinstance(rows, memoryview) or 2 * len(rows) > memoryview(rows.obj).nbytes:
         return rows
     return memoryview(bytes(rows))

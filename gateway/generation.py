@@ -20,7 +20,14 @@ from gateway.prefixes import page_keys
 from gateway.reader import Reader
 from gateway.scout import Scout, Wish
 from gateway.session import Session
-from shared.errors import GenerationFailed, NoRoute, PeerUnreachable, ProtocolError, RefusalCode
+from shared.errors import (
+    CheckpointLost,
+    GenerationFailed,
+    NoRoute,
+    PeerUnreachable,
+    ProtocolError,
+    RefusalCode,
+)
 from shared.swarm import Hop, PeerId, Route, SessionId, spliced
 from shared.wire.codec import Frame
 from shared.wire.messages import (
@@ -40,8 +47,6 @@ from shared.wire.messages import (
 
 log = structlog.get_logger()
 
-SETTLED_TOKENS = 8
-"""Tokens after which a route is worth preparing for the loss of its hops."""
 PROBE_SECONDS = 1.0
 """How long a worker that another cannot reach may take to say that it is there."""
 
@@ -105,7 +110,6 @@ class Generation:
         )
         self._seekers: dict[Hop, asyncio.Task[Route]] = {}
         self._probes: dict[PeerId, asyncio.Task[bool]] = {}
-        self._num_answers = 0
         self._last_refusal = ""
         self._salt = salt
         # at least one token has to run, or there would be nothing to sample from, and all that is
@@ -141,7 +145,8 @@ class Generation:
             if not wait and await self._close_gaps():
                 return []
         self._seek_shadows()
-        self._foresee()
+        if self._patience.has_settled and not self._session.gaps:
+            self._scout.foresee(self._session.route)
         try:
             event = await self._inbox.get(wait or self._seconds_left())
         except TimeoutError:
@@ -177,10 +182,11 @@ class Generation:
     def _seconds_left(self) -> float:
         if not self._touched:
             return self._links.unsettled_seconds
+        busy = self._links.surveyor.busy_seconds
         return self._patience.left(
             time.monotonic(),
             has_gaps=bool(self._session.gaps),
-            busy_seconds=self._busy_seconds() if self._session.is_decoding else None,
+            busy_seconds=busy(self._session.route) if self._session.is_decoding else None,
         )
 
     def _copy_seconds(self) -> float:
@@ -192,20 +198,6 @@ class Generation:
         if session.is_shadowed or not 0 < lacking <= MAX_GATHERED_TOKENS:
             return 0.0
         return self._patience.copy_left(time.monotonic(), len(session.route))
-
-    def _foresee(self) -> None:
-        """Once a route has proven itself, and while nobody waits, prepare for its losses."""
-        if self._num_answers == SETTLED_TOKENS and not self._session.gaps:
-            self._num_answers += 1
-            self._scout.foresee(self._session.route)
-
-    def _busy_seconds(self) -> float:
-        """How long the route's workers may be busy with others' work."""
-        told, seconds = self._links.surveyor.statuses, 0.0
-        for hop in self._session.route:
-            if status := told.get(hop.worker):
-                seconds += status.slowest_seconds
-        return seconds
 
     def _check_trouble(self) -> None:
         """Raises GenerationFailed when the route has been broken for too long."""
@@ -263,7 +255,6 @@ class Generation:
         """Take on hops; how many first tokens they should still have from another session."""
         self._touch(hops)
         self._patience.rerouted(time.monotonic())
-        self._num_answers = 0
         reused = self._prefixes.reusable(hops, self._page_keys)
         if not self._session.route:
             self._checkpoints.adopt(self._id, self._page_keys[: reused // PREFIX_PAGE_TOKENS])
@@ -358,7 +349,6 @@ class Generation:
         )
         if actions:
             self._patience.answered(time.monotonic())
-            self._num_answers += 1
         self._checkpoints.truncate(self._id, session.confirmed)
         return actions
 
@@ -495,3 +485,11 @@ class Generation:
         except PeerUnreachable as error:
             self._log.warning("step_not_sent", error=str(error))
             self._perform(self._lose(send.hops[0].worker))
+        except CheckpointLost as error:
+            hop = send.hops[0]
+            self._log.warning("checkpoint_lost", block=hop.span.start, error=str(error))
+            self._checkpoints.forget(self._id, hop.span.start)
+            # from further upstream, as if the hop had said that it has no more than that
+            has_no_more = (hop.worker, send.epoch, "position_gap", send.position, hop.worker)
+            self._perform(self._session.refused(*has_no_more))
+            self._note_loss(hop.worker, is_avoided=False)

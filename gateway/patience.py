@@ -15,6 +15,8 @@ USUAL_FACTOR = 10.0
 LEAST_SLOW_SECONDS = 4.0
 SMOOTHING = 0.2
 """Weight of the newest step in what is usual."""
+SETTLED_STEPS = 8
+"""Decode steps after which a route is worth preparing for the loss of its hops."""
 MAX_COPY_SECONDS = 0.1
 """Most that a refill waits for the last copies of the hop before it."""
 
@@ -29,6 +31,7 @@ class Patience:
         self._answered_at: float | None = None
         self._usual_seconds: float | None = None
         self._is_known_slow = False
+        self._num_answers = 0
         self._trouble_since: float | None = None
 
     def progressed(self, now: float) -> None:
@@ -44,10 +47,12 @@ class Patience:
             usual = seconds if self._usual_seconds is None else self._usual_seconds
             self._usual_seconds = usual + SMOOTHING * (seconds - usual)
         self._answered_at = now
+        self._num_answers += 1
 
     def rerouted(self, now: float) -> None:
         """Other workers were asked: they get a step's time of their own."""
         self._silent_since = now
+        self._num_answers = 0
         self._answered_at = None  # what was in between is not what a step takes
         self._is_known_slow = False
 
@@ -76,6 +81,11 @@ class Patience:
             return 0.0
         worth = min(self._usual_seconds / num_hops, MAX_COPY_SECONDS)
         return max(0.0, self._trouble_since + worth - now)
+
+    @property
+    def has_settled(self) -> bool:
+        """Whether a route has just come to be one that works."""
+        return self._num_answers == SETTLED_STEPS
 
     def is_silent(self, now: float) -> bool:
         """Whether a step has taken longer than any may."""

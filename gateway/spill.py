@@ -1,17 +1,18 @@
 """Room beyond memory: bytes that lie in files without a name for as long as they are needed."""
 
-import mmap
+import os
 import resource
 import tempfile
 import time
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from shared.errors import ConfigError
+from shared.errors import CheckpointLost, ConfigError
 
 BATCH_BYTES: Final = 16 << 20
 """What goes into a file of its own. Writing so much takes the page cache about 10 ms, in which no
@@ -21,6 +22,40 @@ RETRY_SECONDS: Final = 60.0
 MOST_FILES: Final = 1 << 16
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, eq=False)
+class _File:
+    """What was written together, for as long as anybody may read of it."""
+
+    descriptor: int
+
+
+@dataclass(frozen=True, eq=False)
+class Spilled:
+    """Bytes that lie in a file. They are read, not mapped: what a disk does not give back ends a
+    process that has it mapped."""
+
+    file: _File
+    start: int
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, part: slice) -> "Spilled":
+        start, end, _ = part.indices(self.size)
+        return Spilled(self.file, self.start + start, max(0, end - start))
+
+    def read(self) -> bytes:
+        """The bytes themselves. Raises CheckpointLost when the disk does not give them back."""
+        try:
+            rows = os.pread(self.file.descriptor, self.size, self.start)
+        except OSError as error:
+            raise CheckpointLost(f"{self.size} bytes on disk: {error.strerror}") from error
+        if len(rows) < self.size:
+            raise CheckpointLost(f"{self.size} bytes on disk, of which {len(rows)} are left")
+        return rows
 
 
 class Spill:
@@ -48,7 +83,7 @@ class Spill:
                 "directory that this process may write to (GATEWAY_CHECKPOINT_SPILL_DIR)"
             ) from error
 
-    def take(self, parts: Sequence[memoryview]) -> memoryview | None:
+    def take(self, parts: Sequence[memoryview]) -> Spilled | None:
         """These bytes, one part after the other, out of memory; None where there is no room.
 
         Room comes back when nothing refers any more to what was returned, or to slices of it.
@@ -66,16 +101,17 @@ class Spill:
             with tempfile.TemporaryFile(dir=self._directory) as file:
                 file.writelines(parts)
                 file.flush()
-                mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+                written = _File(os.dup(file.fileno()))
         except OSError as error:
             self._failed_at = time.monotonic()
             log.warning("spill_failed", directory=str(self._directory), error=str(error))
             return None
         self.num_bytes += size
         self._num_files += 1
-        weakref.finalize(mapped, self._freed, size).atexit = False
-        return memoryview(mapped)
+        weakref.finalize(written, self._let_go, written.descriptor, size).atexit = False
+        return Spilled(written, 0, size)
 
-    def _freed(self, size: int) -> None:
+    def _let_go(self, descriptor: int, size: int) -> None:
+        os.close(descriptor)
         self.num_bytes -= size
         self._num_files -= 1

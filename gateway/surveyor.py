@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from msgspec.structs import replace
 
 from shared.survey import Delays, Load, Survey
-from shared.swarm import PeerId, SessionId, SwarmView
+from shared.swarm import PeerId, Route, SessionId, SwarmView
 from shared.wire.messages import Status
 
 
@@ -28,6 +28,11 @@ class Surveyor:
     def statuses(self) -> Mapping[PeerId, Status]:
         """What linked workers last said of themselves."""
         return self._statuses
+
+    def busy_seconds(self, route: Route) -> float:
+        """How long a route's workers may be busy with others' work."""
+        told = [self._statuses[hop.worker] for hop in route if hop.worker in self._statuses]
+        return sum(status.slowest_seconds for status in told)
 
     def heard(self, worker: PeerId, status: Status) -> None:
         """A worker said how it does."""

@@ -8,6 +8,7 @@ BrigadeError
 ├── RecordError          an announcement is not to be believed: drop it
 ├── PeerUnreachable      no link to a peer: treat it as lost
 ├── NoRoute              some blocks have no worker: wait for one, or answer 503
+├── CheckpointLost       inputs cannot be read again: forget them, rebuild from further upstream
 ├── StepRefused          a worker will not run a step: tell the gateway, with the code
 ├── GrammarError         a grammar cannot be followed: say why to whoever wrote it
 ├── GenerationFailed     a stream cannot go on: say so honestly to the client
@@ -76,6 +77,12 @@ class NoRoute(BrigadeError):
     """No workers cover some of the blocks asked for."""
 
     code = "no_worker_available"
+
+
+class CheckpointLost(BrigadeError):
+    """Checkpointed inputs are not there any more, or their disk gives them back no more."""
+
+    code = "checkpoint_lost"
 
 
 class StepRefused(BrigadeError):

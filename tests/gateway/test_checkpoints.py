@@ -1,5 +1,7 @@
 """Checkpoints: exact bytes by position, contiguous from 0, under one budget."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from gateway.checkpoints import Checkpoints, Overflow, Stretch
-from gateway.spill import Spill
-from shared.errors import ConfigError
+from gateway.spill import Spill, Spilled
+from shared.errors import CheckpointLost, ConfigError
 from shared.swarm import SessionId
 from shared.wire.messages import PREFIX_PAGE_TOKENS
 
@@ -236,9 +238,8 @@ def test_what_memory_has_no_room_for_is_read_back_from_disk(tmp_path: Path):
 
 def test_rows_go_to_disk_a_batch_at_a_time(tmp_path: Path):
     checkpoints = grown(spill(tmp_path, rows=200, batch_rows=20), 30, (ONE,))
-    written = {
-        id(s.payload.obj) for s in checkpoints._sessions[ONE].blocks[8] if not s.memory_bytes
-    }
+    rows = [s.payload for s in checkpoints._sessions[ONE].blocks[8]]
+    written = {part.file for part in rows if isinstance(part, Spilled)}
     assert len(written) == 2  # of 52 rows of both blocks, 22 too many for memory
 
 
@@ -310,7 +311,33 @@ def test_there_are_no_more_files_than_descriptors_for_them(
     monkeypatch.setattr("gateway.spill.resource.getrlimit", lambda _: (4, 4))
     disk = spill(tmp_path, rows=200)
     first, second = disk.take([memoryview(b"ab")]), disk.take([memoryview(b"c")])
+    assert first
+    assert second
     assert disk.take([memoryview(b"d")]) is None
-    assert (first, second) == (b"ab", b"c")
+    assert (first.read(), second.read()) == (b"ab", b"c")
     del first
-    assert disk.take([memoryview(b"d")]) == b"d"
+    third = disk.take([memoryview(b"d")])
+    assert third
+    assert third.read() == b"d"
+
+
+def test_what_a_disk_does_not_give_back_is_lost_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    checkpoints = grown(spill(tmp_path, rows=200), 10, (ONE,))
+    for part in [s.payload for s in checkpoints._sessions[ONE].blocks[8]][1:2]:
+        assert isinstance(part, Spilled)
+        os.ftruncate(part.file.descriptor, 1)
+    with pytest.raises(CheckpointLost, match=r"of which \d are left"):
+        checkpoints.rows(ONE, 8, 0, 26)
+    assert kept(checkpoints, 25, 26) == LETTERS[25]
+    checkpoints.forget(ONE, 8)
+    with pytest.raises(CheckpointLost, match="not held"):
+        checkpoints.rows(ONE, 8, 0, 1)
+
+    def fail(*_: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("gateway.spill.os.pread", fail)
+    with pytest.raises(CheckpointLost, match=os.strerror(errno.EIO)):
+        checkpoints.rows(ONE, 16, 0, 26)

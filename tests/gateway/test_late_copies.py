@@ -6,10 +6,10 @@ from contextlib import AsyncExitStack
 import pytest
 from msgspec.structs import replace
 
-from gateway.generation import SETTLED_TOKENS
-from gateway.patience import Patience
+from gateway.patience import SETTLED_STEPS, Patience
 from gateway.scout import Scout
-from shared.wire.messages import Checkpoint, Message, Step
+from shared.errors import CheckpointLost
+from shared.wire.messages import Checkpoint, Message, PayloadDtype, Step
 from tests.gateway.test_generate import PROMPT, Gateway, until
 from tests.scripted_worker import SPEC, ScriptedWorker
 
@@ -36,7 +36,7 @@ class Line:
 
     async def lose(self) -> None:
         """The second hop is gone, and another is there in its place."""
-        await until(lambda: self.unsent)
+        await until(lambda: bool(self.unsent))
         self.third = await self.gateway.add("2:4")
         await self.gateway.links.prepare((self.third.hop,))
         await self.second.pool.close()
@@ -96,7 +96,23 @@ async def test_a_route_is_prepared_for_losses_once_it_has_settled(
     seen: list[tuple[str, ...]] = []
     monkeypatch.setattr(Scout, "foresee", lambda _, r: seen.append(tuple(h.worker for h in r)))
     line.unsent = [(Checkpoint(b"", 0, 2, 0, 1, "float32"), b"")]  # nobody is lost
-    await tokens_of(line.gateway, SETTLED_TOKENS - 1)
+    await tokens_of(line.gateway, SETTLED_STEPS - 1)
     assert seen == []
-    await tokens_of(line.gateway, 3 * SETTLED_TOKENS)
-    assert seen == [(line.first.peer, line.second.peer)]
+    await tokens_of(line.gateway, 3 * SETTLED_STEPS)
+    assert set(seen) == {(line.first.peer, line.second.peer)}
+
+
+async def test_inputs_that_a_disk_does_not_give_back_are_rebuilt_from_further_upstream(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+):
+    def lost(*_: object) -> tuple[PayloadDtype, bytes]:
+        monkeypatch.undo()
+        raise CheckpointLost("the disk is gone")
+
+    answer = asyncio.create_task(tokens_of(line.gateway, 6))
+    await until(lambda: bool(line.unsent))
+    monkeypatch.setattr(line.gateway.checkpoints, "rows", lost)
+    await line.lose()
+    assert await answer == list(range(len(PROMPT), len(PROMPT) + 6))
+    again = [step for step in line.first.steps if step.epoch > 1]
+    assert (again[0].position, again[0].hops[-1].worker) == (0, line.third.peer)
