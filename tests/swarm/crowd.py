@@ -2,8 +2,10 @@
 
 import asyncio
 import random
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol
 
 import httpx
 
@@ -12,8 +14,20 @@ from tests.swarm.streams import Hearing, Request
 
 REFUSED_PAUSE_SECONDS = 1.0
 NO_ROUTE = "no_worker_available"
-WereBare = Callable[[str, float, float], bool]
-"""See Population.were_bare."""
+GAVE_UP = re.compile(r"worker_lost: no worker took over blocks ([\d:, ]+) within (\d+) s")
+AT_ONCE_SECONDS = 10.0
+"""Within which a gateway says at the door that it sees nobody. Later it has begun a stream, whose
+client may expect that it goes on as soon as anybody can take over."""
+NOTICE_SECONDS = 1.0
+"""Which of two that are hit one after the other a gateway may miss first."""
+
+
+class WereBare(Protocol):
+    """See Population.were_bare."""
+
+    def __call__(
+        self, gaps: str, start: float, end: float, *, throughout: bool = False
+    ) -> bool: ...
 
 
 class Crowd:
@@ -91,11 +105,26 @@ class Crowd:
             ledger.complain(f"{name!r}: {verdict}; heard {heard!r}, expected {expected!r}")
 
     async def _failed(self, name: str, hearing: Hearing) -> None:
-        """A gateway that sees no worker for a span says so at once, and the client asks again."""
-        is_refused = hearing.failure.startswith(NO_ROUTE) and not hearing.arrivals
+        """The client is told, and asks again; whose fault it was is for the ledger."""
         now = time.monotonic()
-        if is_refused and self._were_bare(hearing.failure, hearing.began - 1, now):
+        if self.had_nobody(hearing, now):
             self._ledger.refused += 1
             await asyncio.sleep(REFUSED_PAUSE_SECONDS)
         else:
             self._ledger.fail(now, name, hearing.failure)
+
+    def had_nobody(self, hearing: Hearing, now: float) -> bool:
+        """Whether a stream ended as it should, as we had left nobody to serve it.
+
+        A gateway that sees no worker for a span says so at once. One that has begun a stream waits
+        for somebody, and may give up only if nobody was there all along.
+        """
+        if gave_up := GAVE_UP.match(hearing.failure):
+            start = now - float(gave_up[2]) + NOTICE_SECONDS
+            return self._were_bare(gave_up[1], start, now, throughout=True)
+        if not hearing.failure.startswith(NO_ROUTE) or hearing.arrivals:
+            return False
+        if now - hearing.began < AT_ONCE_SECONDS:
+            return self._were_bare(hearing.failure, hearing.began - 1, now)
+        start = hearing.began + NOTICE_SECONDS
+        return self._were_bare(hearing.failure, start, now, throughout=True)

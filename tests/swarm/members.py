@@ -66,8 +66,14 @@ class Holes:
 
     def overlap(self, start: float, end: float) -> bool:
         """Whether there was one in that time."""
-        holes = [*self.times, *([(self._since, end)] if self._since is not None else [])]
-        return any(begun <= end and start <= over for begun, over in holes)
+        return any(begun <= end and start <= over for begun, over in self._until(end))
+
+    def lasted(self, start: float, end: float) -> bool:
+        """Whether there was one all that time."""
+        return any(begun <= start and end <= over for begun, over in self._until(end))
+
+    def _until(self, end: float) -> list[tuple[float, float]]:
+        return [*self.times, *([(self._since, end)] if self._since is not None else [])]
 
 
 class Population:
@@ -95,11 +101,18 @@ class Population:
         """The other workers of its span that are well."""
         return [m for m in self.present if m.span == member.span and m is not member and m.is_well]
 
-    def were_bare(self, gaps: str, start: float, end: float) -> bool:
-        """Whether it was our doing that a gateway found nobody for these blocks, in that time."""
+    def were_bare(self, gaps: str, start: float, end: float, *, throughout: bool = False) -> bool:
+        """Whether it was our doing that a gateway found nobody for these blocks, at some moment of
+        that time or `throughout`."""
         missing = [Span.parse(gap) for gap in re.findall(r"\d+:\d+", gaps)]
-        spans = [s for s in self._holes if any(gap.covers(Span.parse(s)) for gap in missing)]
-        return bool(spans) and all(self._holes[span].overlap(start, end) for span in spans)
+        holes = [
+            holes
+            for span, holes in self._holes.items()
+            if any(gap.covers(Span.parse(span)) for gap in missing)
+        ]
+        return bool(holes) and all(
+            hole.lasted(start, end) if throughout else hole.overlap(start, end) for hole in holes
+        )
 
     def counts(self) -> Counter[str]:
         """Workers by span, those that are being started included."""

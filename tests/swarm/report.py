@@ -55,7 +55,7 @@ def report(seed: int, outcome: Outcome) -> None:
         "tokens wrong": ledger.wrong,
         "tokens lost": ledger.lost,
         "streams failed": ledger.failed.total(),
-        "refused at the door": f"{ledger.refused}, while a span had no worker that was well",
+        "refused or given up": f"{ledger.refused}, while a span had no worker that was well",
         "sessions leaked": outcome.leaked,
         "first token p50, p95, max": ", ".join(spread(ledger.first_tokens)),
     }

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from tests.swarm.chaos import Chaos, Plan
+from tests.swarm.crowd import Crowd
 from tests.swarm.faults import WEIGHTS, draw, garbage
 from tests.swarm.ledger import Ledger
-from tests.swarm.members import Holes
+from tests.swarm.members import Holes, Population
 from tests.swarm.memory import Memory
 from tests.swarm.report import Outcome
 from tests.swarm.streams import Hearing, Verdict
@@ -130,3 +131,34 @@ def test_a_hole_lasts_until_every_span_has_a_worker_again():
     assert holes.overlap(29.0, 35.0)
     assert not holes.overlap(31.0, 35.0)
     assert not holes.overlap(10.0, 15.0)
+    assert holes.lasted(20.0, 30.0)
+    assert not holes.lasted(20.0, 30.1)
+    holes.note(40.0, is_covered=False)
+    assert holes.lasted(41.0, 99.0)
+
+
+GAVE_UP = "worker_lost: no worker took over blocks 3:6 within 60 s; the last one refused: full"
+NO_ROUTE = "no_worker_available: no worker serves blocks 3:6 of the model at the moment"
+
+
+@pytest.mark.parametrize(
+    ("failure", "began", "bare", "is_honest"),
+    [
+        (NO_ROUTE, 98.0, (97.5, 98.5), True),  # at once, though somebody came a moment later
+        (NO_ROUTE, 98.0, (10.0, 90.0), False),
+        (NO_ROUTE, 80.0, (79.0, 100.0), True),  # in a stream that was begun
+        (NO_ROUTE, 80.0, (79.0, 90.0), False),
+        (GAVE_UP, 10.0, (40.0, 100.0), True),
+        (GAVE_UP, 10.0, (45.0, 100.0), False),
+        (GAVE_UP.replace("3:6", "0:6"), 10.0, (40.0, 100.0), False),  # 0:3 was there
+        ("worker_lost: something else", 10.0, (0.0, 100.0), False),
+    ],
+)
+async def test_a_stream_may_be_given_up_only_while_its_span_has_nobody(
+    failure: str, began: float, bare: tuple[float, float], is_honest: bool
+):
+    population = Population(None, Path(), [], "")  # type: ignore[arg-type]
+    population._holes = {"0:3": Holes(), "3:6": Holes([bare])}
+    crowd = Crowd(None, {}, {}, Ledger(), population.were_bare)  # type: ignore[arg-type]
+    hearing = heard("", failure=failure, began=began)
+    assert crowd.had_nobody(hearing, now=100.0) == is_honest
