@@ -57,6 +57,8 @@ LEAVE_SECONDS = 45.0
 FROZEN_SECONDS = 60.0
 """How long a frozen worker stands before it is killed, so that they do not pile up."""
 MAX_DELAY_SECONDS = 0.15
+MAX_LATE = 3
+"""Newcomers in a row that may not be up in time."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +263,15 @@ class Injector:
         await victim.forwarder.close()
 
     async def _come(self, span: str) -> None:
-        await self._population.join(span)
+        """Have a worker join. On a busy machine one may not be up in time: another is tried."""
+        for _ in range(MAX_LATE):
+            try:
+                await self._population.join(span)
+            except TimeoutError:
+                self._ledger.late += 1
+            else:
+                return
+        self._ledger.complain(f"{MAX_LATE} newcomers for {span} were not up in time")
 
     async def _back(self, kind: Kind, victim: Member) -> None:
         try:

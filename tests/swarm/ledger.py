@@ -42,6 +42,8 @@ class Ledger:
     lost: int = 0
     tokens: int = 0
     refused: int = 0
+    late: int = 0
+    """Newcomers that were given up, as they were not up in time."""
     failed: Counter[str] = field(default_factory=Counter)
     failures: list[Struck] = field(default_factory=list)
     first_tokens: list[float] = field(default_factory=list)

@@ -56,6 +56,7 @@ def report(seed: int, outcome: Outcome) -> None:
         "tokens lost": ledger.lost,
         "streams failed": ledger.failed.total(),
         "refused or given up": f"{ledger.refused}, while a span had no worker that was well",
+        "newcomers too late": f"{ledger.late}, in whose place others were started",
         "sessions leaked": outcome.leaked,
         "first token p50, p95, max": ", ".join(spread(ledger.first_tokens)),
     }

@@ -8,7 +8,7 @@ import pytest
 
 from tests.swarm.chaos import Chaos, Plan
 from tests.swarm.crowd import Crowd
-from tests.swarm.faults import WEIGHTS, draw, garbage
+from tests.swarm.faults import MAX_LATE, WEIGHTS, Injector, draw, garbage
 from tests.swarm.ledger import Ledger
 from tests.swarm.members import Holes, Population
 from tests.swarm.memory import Memory
@@ -135,6 +135,27 @@ def test_a_hole_lasts_until_every_span_has_a_worker_again():
     assert not holes.lasted(20.0, 30.1)
     holes.note(40.0, is_covered=False)
     assert holes.lasted(41.0, 99.0)
+
+
+@pytest.mark.parametrize(("num_late", "num_complaints"), [(0, 0), (MAX_LATE - 1, 0), (MAX_LATE, 1)])
+async def test_another_newcomer_is_tried_where_one_is_not_up_in_time(
+    num_late: int, num_complaints: int
+):
+    tried: list[str] = []
+
+    class Late(Population):
+        async def join(self, span: str) -> Any:
+            tried.append(span)
+            if len(tried) <= num_late:
+                raise TimeoutError
+
+    population, ledger = Late(None, Path(), [], ""), Ledger()  # type: ignore[arg-type]
+    injector = Injector(population, ledger, replicas=2, disconnect=lambda _: False)
+    population._coming["3:6"] += 1
+    assert injector.strike(draw(random.Random(1), {"join": 1}, 1.0))
+    await injector.finish()
+    assert (ledger.late, len(ledger.complaints)) == (num_late, num_complaints)
+    assert tried == ["3:6"] * min(num_late + 1, MAX_LATE)
 
 
 GAVE_UP = "worker_lost: no worker took over blocks 3:6 within 60 s; the last one refused: full"
