@@ -29,7 +29,7 @@ from shared.records import open_record, sign_announcement
 from shared.swarm import GATEWAYS, Announcement, ModelSpec, topic_of
 from shared.wire.bounds import MAX_LINKS_PER_ADDRESS, Doors, Room
 from shared.wire.certificate import Certificate
-from shared.wire.dialling import SOCKET_OPTIONS
+from shared.wire.dialling import SERVER_OPTIONS
 from shared.wire.intake import MAX_UNREAD_BYTES, Intake
 
 log = structlog.get_logger()
@@ -110,7 +110,7 @@ class AttachPort:
                 self._port,
                 create_connection=create,
                 process_request=self._answer,
-                **SOCKET_OPTIONS,
+                **SERVER_OPTIONS,
                 **options,
             )
         except OSError as error:

@@ -11,7 +11,7 @@ from shared.identity import Identity
 from shared.records import sign_announcement
 from shared.swarm import Announcement, Hop, ModelSpec, Span
 from shared.wire.codec import Frame
-from shared.wire.link import SOCKET_OPTIONS, Link, LinkPool
+from shared.wire.link import SERVER_OPTIONS, Link, LinkPool
 from shared.wire.messages import Close, Filled, Message, Status, Step, Tokens
 
 SPEC = ModelSpec("toy", "r1", 4, hidden_size=2, vocab_size=1000, max_positions=512)
@@ -46,7 +46,7 @@ class ScriptedWorker:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator["ScriptedWorker"]:
         """Listen on any free port."""
-        async with serve(self.pool.accept, "127.0.0.1", 0, **SOCKET_OPTIONS) as server:
+        async with serve(self.pool.accept, "127.0.0.1", 0, **SERVER_OPTIONS) as server:
             self.url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
             yield self
             await self.pool.close()

@@ -12,6 +12,7 @@ from websockets.exceptions import WebSocketException
 from shared.errors import HandshakeError, PeerUnreachable
 from shared.hosts import Realm, is_within
 from shared.swarm import PeerId
+from shared.wire.bundle import BUNDLES, choose
 from shared.wire.certificate import fingerprint_of, pinning_context
 from shared.wire.codec import MAX_FRAME_BYTES
 
@@ -30,6 +31,12 @@ SOCKET_OPTIONS: dict[str, Any] = {
 }
 """Keyword arguments of both `connect` and `serve`: silence is noticed within 12 s."""
 
+SERVER_OPTIONS: dict[str, Any] = SOCKET_OPTIONS | {
+    "subprotocols": [BUNDLES],
+    "select_subprotocol": choose,
+}
+"""Keyword arguments of `serve`."""
+
 
 async def dial(
     peer: PeerId, url: str, certificate: bytes, *, reach: Realm, host: str = ""
@@ -46,7 +53,12 @@ async def dial(
             if reach != "loopback" and not host:
                 options["host"] = await resolved(url, reach)
             return await _ConnectHere(
-                url, open_timeout=DIAL_SECONDS, proxy=None, **SOCKET_OPTIONS, **options
+                url,
+                open_timeout=DIAL_SECONDS,
+                proxy=None,
+                subprotocols=[BUNDLES],
+                **SOCKET_OPTIONS,
+                **options,
             )
     except (OSError, TimeoutError, ValueError, WebSocketException) as error:
         # ValueError: hosts that are no names, which URLs may contain

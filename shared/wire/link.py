@@ -28,13 +28,13 @@ from shared.identity import Identity
 from shared.secret import SwarmSecret
 from shared.swarm import PeerId
 from shared.wire.bounds import MAX_LINKS_PER_ADDRESS, Allowance, Doors, Room, cost_of
-from shared.wire.bundle import send_bundle, take_bundle
+from shared.wire.bundle import frames_of, send_bundle, take_bundle
 from shared.wire.certificate import Certificate
 from shared.wire.codec import Frame, decode, encode
 from shared.wire.dialling import (
     PING_INTERVAL_SECONDS,
     PING_TIMEOUT_SECONDS,
-    SOCKET_OPTIONS,
+    SERVER_OPTIONS,
     check_certificate,
     dial,
 )
@@ -158,18 +158,18 @@ class Link:
 
     async def _read(self, on_frame: Callable[["Link", Frame], None]) -> None:
         with contextlib.suppress(ConnectionClosed):
-            while True:
-                try:
-                    frame = decode(as_bytes(await self._socket.recv()))
-                    on_frame(self, frame)
-                except ProtocolError as error:
-                    log.warning("peer_broke_protocol", peer=self.peer, error=str(error))
-                    self.is_open = False
-                    await hang_up(self._socket, 1002, str(error))
-                    return
-                pause = self._allowance.pause_seconds(cost_of(frame), self._clock())
-                if pause:
-                    await asyncio.sleep(pause)
+            try:
+                while True:
+                    message = as_bytes(await self._socket.recv())
+                    for frame in map(decode, frames_of(message)):
+                        on_frame(self, frame)
+                        pause = self._allowance.pause_seconds(cost_of(frame), self._clock())
+                        if pause:
+                            await asyncio.sleep(pause)
+            except ProtocolError as error:
+                log.warning("peer_broke_protocol", peer=self.peer, error=str(error))
+                self.is_open = False
+                await hang_up(self._socket, 1002, str(error))
 
     async def _write(self) -> None:
         with contextlib.suppress(ConnectionClosed):
@@ -358,7 +358,7 @@ class LinkPool:
             options["ssl"] = certificate.context
         create: Any = partial(Intake, room=self._unread)
         return await serve(
-            self.accept, host, port, create_connection=create, **SOCKET_OPTIONS, **options
+            self.accept, host, port, create_connection=create, **SERVER_OPTIONS, **options
         )
 
     async def accept(self, socket: Connection) -> None:

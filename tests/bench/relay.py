@@ -17,7 +17,7 @@ from websockets.asyncio.server import serve
 from shared.discovery.directory import MemoryDirectory
 from shared.swarm import Span, topic_of
 from shared.wire.codec import Frame, pack_ids
-from shared.wire.link import SOCKET_OPTIONS, Link
+from shared.wire.link import SERVER_OPTIONS, Link
 from shared.wire.messages import Close, Status, Step, Tokens
 from tests.fakes import chat_text, tokens_of
 from tests.scripted_worker import SPEC, SWARM, ScriptedWorker
@@ -75,7 +75,7 @@ class PacedWorker(ScriptedWorker):
     @asynccontextmanager
     async def serving(self) -> AsyncGenerator["PacedWorker"]:
         """Listen on any free port."""
-        async with serve(self.pool.accept, "127.0.0.1", 0, **SOCKET_OPTIONS) as server:
+        async with serve(self.pool.accept, "127.0.0.1", 0, **SERVER_OPTIONS) as server:
             self.url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
             yield self
             await self.pool.close()

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -15,6 +15,7 @@ from shared.errors import HandshakeError, PeerUnreachable
 from shared.identity import Identity
 from shared.swarm import PeerId
 from shared.wire import link as link_module
+from shared.wire.bundle import frames_of
 from shared.wire.codec import Frame, encode
 from shared.wire.handshake import Handshake
 from shared.wire.link import Link, LinkPool, shake_hands
@@ -123,6 +124,22 @@ async def test_the_order_of_posts_is_the_order_of_arrival():
         for number in range(200):
             link.post(message(number), bytes(number * 100))
         assert [(await bob.hears())[1] for _ in range(200)] == list(range(200))
+
+
+async def test_what_is_posted_in_one_turn_goes_in_one_message(monkeypatch: pytest.MonkeyPatch):
+    messages: list[bytes] = []
+
+    def seen(message: bytes) -> Iterator[bytes]:
+        messages.append(message)
+        return frames_of(message)
+
+    async with peers(ANN, BOB) as (ann, bob):
+        link = await ann.pool.connect(bob.id, bob.url)
+        monkeypatch.setattr(link_module, "frames_of", seen)
+        for number in range(50):
+            link.post(message(number))
+        assert [(await bob.hears())[1] for _ in range(50)] == list(range(50))
+        assert len(messages) == 1
 
 
 async def test_however_many_ask_a_peer_is_dialled_once():
