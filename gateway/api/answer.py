@@ -1,7 +1,7 @@
 """What one choice of an answer has said so far. Pure: tokens in, what they say out."""
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -62,8 +62,10 @@ class Answer:
         """How many tokens it is made of so far."""
         return len(self.token_ids)
 
-    def feed(self, tokens: Iterable[Token]) -> list[Said]:
+    def feed(self, tokens: Sequence[Token]) -> list[Said]:
         """What these tokens add. Those after the finish are ignored."""
+        if len(tokens) == 1:
+            return self._feed_one(tokens[0])
         said = [one for token in tokens for one in self._feed_one(token)]
         return joined(said) if len(said) > 1 else said
 
@@ -120,6 +122,8 @@ class Answer:
         return said
 
     def _show(self, event: Shown) -> list[Said]:
+        if not (self._manner.stops or self._untold):  # so that nothing is held back
+            return [Text(event.text)]
         self._shown.append((event.start, len(event.text)))
         said = self._text(self._matcher.feed(event.text))
         if self._matcher.is_matched:

@@ -54,6 +54,8 @@ class Incoming:
         self.start = 0
         self.is_ended = False
         self.is_thinking = False
+        self.rest_is: Callable[[str, int], Event] | None = None
+        """What all that is not read yet is told as, once nothing is looked for any more."""
 
     def skip(self, size: int) -> None:
         """The first characters are read."""
@@ -86,6 +88,7 @@ class Incoming:
 
     def rest(self, kind: Callable[[str, int], Event]) -> Reading:
         """Tell all that comes."""
+        self.rest_is = kind
         return self.until((), kind)
 
     def skip_space(self, also: str = "") -> Reading:

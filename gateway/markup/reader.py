@@ -19,9 +19,14 @@ class Reader:
 
     def feed(self, text: str) -> list[Event]:
         """What more of the text tells."""
+        source = self._source
         if not text:
             return []
-        self._source.text += text
+        if source.rest_is and not source.text:  # most of most answers
+            event = source.rest_is(text, source.start)
+            source.start += len(text)
+            return [event]
+        source.text += text
         return self._events()
 
     def end(self) -> list[Event]:

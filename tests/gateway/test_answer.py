@@ -15,7 +15,7 @@ TEXT = chat_text()
 
 
 def feed(a: Answer, text: str) -> str:
-    return text_of(a.feed(map(Token, tokens_of(text))))
+    return text_of(a.feed([Token(one) for one in tokens_of(text)]))
 
 
 def text_of(said: list[Said]) -> str:

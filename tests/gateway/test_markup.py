@@ -275,6 +275,18 @@ def test_arguments_come_as_they_are_written_not_when_they_are_whole():
     assert reader.feed(" text") == [Arguments(" text")]
 
 
+def test_text_is_told_with_its_place_also_when_nothing_is_looked_for_any_more():
+    reader = Reader(plain)
+    assert [*reader.feed("one"), *reader.feed(" two")] == [Shown("one", 0), Shown(" two", 3)]
+    reader = Reader(reading())
+    told = [
+        event
+        for piece in ("<think>", "hm", "</think>", "a", "bc", "d")
+        for event in reader.feed(piece)
+    ]
+    assert told[-3:] == [Shown("a", 17), Shown("bc", 18), Shown("d", 20)]
+
+
 def test_plain_text_is_not_held_back():
     reader = Reader(reading())
     assert [brief(reader.feed(letter)) for letter in "a b"] == [["a"], [], [" b"]]
