@@ -110,6 +110,7 @@ async def _frames(conversation: Conversation, request_id: str) -> AsyncGenerator
     call, choices = conversation.call, conversation.choices
     chunks, wants = _chunks(call), call.request.stream_options or StreamOptions()
     has_ids, has_logprobs = call.request.return_token_ids, call.request.logprobs
+    is_bare = not (has_ids or has_logprobs or wants.continuous_usage_stats)
     if call.seen is None:
         more = {"prompt_token_ids": call.prompt} if has_ids else {}
         for choice in choices:
@@ -117,6 +118,9 @@ async def _frames(conversation: Conversation, request_id: str) -> AsyncGenerator
     try:
         async with aclosing(conversation.said()) as saying:
             async for index, said in saying:
+                if is_bare and isinstance(said, Text):
+                    yield chunks.text(index, said.text)
+                    continue
                 yield chunks.said(
                     index,
                     delta_of(said),

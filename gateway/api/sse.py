@@ -21,6 +21,7 @@ BLOCK: Final = 64
 DONE: Final = b"data: [DONE]\n\n"
 
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+_quoted: Final = json.encoder.encode_basestring_ascii
 
 
 class Chunks:
@@ -56,6 +57,7 @@ class Chunks:
         self._obfuscates = obfuscates
         self._head = "data: " + _compact(head)[:-1]
         self._tail = ',"usage":null}\n\n' if with_usage else "}\n\n"
+        self._around: dict[int, tuple[str, str]] = {}
 
     def role(self, index: int, **more: Any) -> bytes:
         """The first frame of a choice, and the only one with a role: SDKs concatenate roles.
@@ -64,6 +66,17 @@ class Chunks:
         """
         delta = {"role": "assistant", "content": "", "refusal": None}
         return self._frame(0, self._choice(index, delta, more=more))
+
+    def text(self, index: int, text: str) -> bytes:
+        """The same as `said` of a text and nothing else: most pieces are that."""
+        if self._obfuscates:
+            return self.said(index, {"content": text})
+        if index not in self._around:
+            before, mark, after = self._choice(index, {"content": ""}).partition('"content":""')
+            self._around[index] = before + mark[:-2], after
+        before, after = self._around[index]
+        self._num_said += 1
+        return self._frame(self._num_said, before + _quoted(text) + after)
 
     def said(
         self,

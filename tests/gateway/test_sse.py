@@ -70,3 +70,29 @@ def test_usage_comes_last_and_is_null_before_only_where_asked_for():
 def test_a_failure_has_no_finish_reason():
     body = {"error": {"message": "m", "type": "server_error", "param": None, "code": "worker_lost"}}
     assert frames(sse.failure(body)) == [body, "[DONE]"]
+
+
+@pytest.mark.parametrize("text", ["Hel", 'q"\\', "a\nb\r\n\u2028\x85", "日本 😀", "\0"])
+@pytest.mark.parametrize("stream", ["", "answer"])
+def test_a_text_alone_is_framed_as_any_piece_is(text: str, stream: str):
+    one, other = (
+        sse.Chunks(
+            answer_id='"content":""',
+            created=7,
+            model="m",
+            fingerprint="fp_1",
+            with_usage=True,
+            stream=stream,
+        )
+        for _ in range(2)
+    )
+    for index in (0, 1, 0):
+        assert one.text(index, text) == other.said(index, {"content": text})
+
+
+def test_a_text_alone_is_obfuscated_as_any_piece_is():
+    hidden = sse.Chunks(
+        answer_id="a", created=7, model="m", fingerprint="f", with_usage=False, obfuscates=True
+    )
+    (frame,) = frames(hidden.text(0, "Hel"))
+    assert frame["obfuscation"]
