@@ -72,8 +72,11 @@ class Inbox:
 
     async def get(self, seconds: float) -> Event:
         """The next event. Raises TimeoutError when none comes within so many seconds."""
-        if not self._events and await self._waited(seconds):
-            raise TimeoutError
+        if not self._events:
+            self._alarm.set(seconds)  # not stopped after: with nobody waiting it wakes nobody
+            self._waiter = self._loop.create_future()
+            if await self._waiter:
+                raise TimeoutError
         event, size = self._events.popleft()
         self._bytes -= size
         return event
@@ -81,16 +84,6 @@ class Inbox:
     def close(self) -> None:
         """Nobody waits here any more."""
         self._alarm.close()
-
-    async def _waited(self, seconds: float) -> bool:
-        """Whether the wait for an event took too long."""
-        self._alarm.set(seconds)
-        self._waiter = self._loop.create_future()
-        try:
-            return await self._waiter
-        finally:
-            self._waiter = None
-            self._alarm.stop()
 
     def _wake(self, *, is_late: bool) -> None:
         if self._waiter is not None and not self._waiter.done():

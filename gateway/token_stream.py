@@ -52,7 +52,8 @@ class TokenStream:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._news()
+                if not (self._waiting or self._is_over):
+                    await self._news()
         if self._failure is not None and not self._waiting:
             raise self._failure
 
@@ -61,7 +62,7 @@ class TokenStream:
 
         Raises what the generation raised, once its tokens are taken.
         """
-        if not self._waiting:
+        if not (self._waiting or self._is_over):
             await self._news()
         tokens, self._waiting = self._waiting, []
         if len(tokens) >= MAX_WAITING_TOKENS:
@@ -109,15 +110,10 @@ class TokenStream:
         self._is_over = True
         self._wake()
 
-    async def _news(self) -> None:
-        """Wait until tokens wait, or the generation is over. A future, as an event takes longer."""
-        if self._waiting or self._is_over:
-            return
+    def _news(self) -> asyncio.Future[None]:
+        """Done when tokens wait, or the generation is over. An event would take longer."""
         self._taker = self._loop.create_future()
-        try:
-            await self._taker
-        finally:
-            self._taker = None
+        return self._taker
 
     def _wake(self) -> None:
         if self._taker is not None and not self._taker.done():
