@@ -110,6 +110,9 @@ async def upstream(made: Made, num_tokens: int, pause: float) -> AsyncGenerator[
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
+                if not head.startswith(b"POST"):  # a proxy looks whether it is there
+                    writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+                    continue
                 body = json.loads(await _body(reader, head.lower()))
                 await _stream(writer, made, int(body["messages"][0]["content"]), num_tokens, pause)
         except (asyncio.IncompleteReadError, ConnectionError):
