@@ -108,6 +108,7 @@ class Generation:
         self._patience = Patience(
             limits.step_timeout_seconds, limits.recovery_timeout_seconds, time.monotonic()
         )
+        self._has_just_progressed = False
         self._seekers: dict[Hop, asyncio.Task[Route]] = {}
         self._probes: dict[PeerId, asyncio.Task[bool]] = {}
         self._last_refusal = ""
@@ -147,17 +148,28 @@ class Generation:
         self._seek_shadows()
         if self._patience.has_settled and not self._session.gaps:
             self._scout.foresee(self._session.route)
+        has_just_progressed, self._has_just_progressed = self._has_just_progressed, False
+        if not wait:  # how long exactly is seldom asked, and takes longer
+            least = self._patience.least_seconds
+            wait = least if has_just_progressed else self._seconds_left()
         try:
-            event = await self._inbox.get(wait or self._seconds_left())
+            event = await self._inbox.get(wait)
         except TimeoutError:
-            return self._perform(self._out_of_patience())
+            return [] if has_just_progressed else self._perform(self._out_of_patience())
         before = self._session.num_advances
         fresh = self._perform(self._handle(event))
         if self._session.num_advances != before:
-            self._patience.progressed(time.monotonic())
+            self._progressed(time.monotonic())
             self._links.forgive(hop.worker for hop in self._session.route)
         self._release()
         return fresh
+
+    def _progressed(self, now: float) -> None:
+        """The session moved on. An answer that was under way ends no trouble that has begun."""
+        self._patience.progressed(now)
+        if self._session.gaps:
+            self._patience.lost(now)
+        self._has_just_progressed = True
 
     def close(self) -> None:
         """Free the session everywhere; its route may keep what it has read for a text like it."""

@@ -33,6 +33,8 @@ class Patience:
         self._is_known_slow = False
         self._num_answers = 0
         self._trouble_since: float | None = None
+        self.least_seconds = min(step_seconds, recovery_seconds, LEAST_SLOW_SECONDS)
+        """How long after progress there is nothing to do about a silence, whatever it is."""
 
     def progressed(self, now: float) -> None:
         """The generation moved on: all is well."""

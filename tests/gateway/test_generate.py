@@ -252,6 +252,48 @@ async def test_a_silent_worker_is_lost_when_its_step_is_overdue(gateway: Gateway
     assert time.monotonic() - started < gateway.patience + 2
 
 
+async def test_a_step_is_not_slow_before_anything_is_known_of_how_long_they_take(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+):
+    def slow(worker: ScriptedWorker, step: Step) -> list[tuple[Message, bytes]]:
+        if step.position == 0:
+            return count_up(worker, step)
+        loop, (link,) = asyncio.get_running_loop(), worker.pool.open_links()
+        for message, _ in count_up(worker, step):
+            loop.call_later(0.1, link.post, message)
+        return []
+
+    monkeypatch.setattr("gateway.patience.LEAST_SLOW_SECONDS", 0.01)
+    workers = [await gateway.add("0:4", slow) for _ in range(2)]
+    tokens = gateway.tokens(max_tokens=2)
+    assert [token.token_id async for token in tokens] == EXPECTED[:2]
+    assert sum(bool(worker.steps) for worker in workers) == 1
+
+
+async def test_an_answer_after_a_loss_does_not_put_off_the_end_for_ever(gateway: Gateway):
+    async with AsyncExitStack() as life:
+        ann = ScriptedWorker(Span(0, 2), lambda worker, step: [])
+        await life.enter_async_context(ann.serving())
+        await ann.announce(gateway.directory)
+        cyd = await gateway.add("2:4")
+        tokens = gateway.tokens()
+        first = asyncio.ensure_future(anext(tokens))
+        await until(lambda: ann.steps)
+        (link,) = cyd.pool.open_links()
+        session, epoch = ann.steps[0].session, ann.steps[0].epoch
+        link.post(Tokens(session, epoch, 3, (3,)))
+        assert (await first).token_id == 3
+        await life.aclose()
+    await until(lambda: ann.peer not in gateway.watcher.view)
+    second = asyncio.ensure_future(anext(tokens))
+    await asyncio.sleep(0)  # so that it hears of the loss before the answer
+    link.post(Tokens(session, epoch, 4, (4,)))
+    assert (await second).token_id == 4
+    with pytest.raises(GenerationFailed, match="0:2"):
+        async with asyncio.timeout(gateway.patience + 3):
+            await anext(tokens)
+
+
 async def test_a_worker_whose_link_breaks_in_mid_stream_is_replaced(gateway: Gateway):
     async with AsyncExitStack() as first_life:
         first = ScriptedWorker(Span(0, 4))

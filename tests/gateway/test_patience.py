@@ -100,3 +100,12 @@ def test_a_slow_worker_without_others_is_waited_for_until_it_counts_as_silent():
     assert patience.left(106, has_gaps=False, busy_seconds=0) == 54
     assert not patience.is_silent(159)
     assert patience.is_silent(160)
+
+
+@pytest.mark.parametrize(("step", "recovery"), [(60, 60), (1, 60), (60, 1)])
+def test_right_after_progress_nothing_is_due_for_the_least_time(step: float, recovery: float):
+    patience = Patience(step, recovery, 100)
+    assert patience.least_seconds == min(step, recovery, LEAST_SLOW_SECONDS)
+    assert patience.left(100, has_gaps=False, busy_seconds=0) >= patience.least_seconds
+    patience.lost(100)
+    assert patience.left(100, has_gaps=True) >= patience.least_seconds
