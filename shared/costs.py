@@ -13,7 +13,7 @@ from statistics import median
 import msgspec
 
 from shared.pace import Pace
-from shared.survey import IDLE, Delays, Load, Needs, Survey
+from shared.survey import Delays, Load, Needs, Survey
 from shared.swarm import Announcement, PeerId, Span
 
 HOP_SECONDS = 0.001
@@ -62,6 +62,7 @@ class Prices:
         self._survey = survey
         self._needs = needs
         self._steps = needs.new_tokens + 1
+        self._tokens = needs.tokens
         self._usual_delay = median(survey.delays.values()) if survey.delays else 0.0
         self.known = survey.delays.keys() | survey.loads.keys()
         """The workers of whom more is known than they announce."""
@@ -72,12 +73,12 @@ class Prices:
     def offer(self, announced: Announcement, part: Span, trusted: Set[PeerId] | None) -> Offer:
         """What this worker costs in that part of the model, as far as it hosts it."""
         needs, steps = self._needs, self._steps
-        worker, hosted = announced.worker, announced.span
-        load = self._survey.loads.get(worker, IDLE)
-        pace = pace_of(announced)
-        decode_seconds = pace.decode_seconds(load.sessions + 1)
+        worker, hosted, pace = announced.worker, announced.span, pace_of(announced)
+        load = self._survey.loads.get(worker)
         hop_seconds = steps * HOP_SECONDS
-        if load is not IDLE:
+        decode_seconds = pace.decode[0]
+        if load is not None:
+            decode_seconds = pace.decode_seconds(load.sessions + 1)
             hop_seconds += steps * _wait_seconds(load, pace, len(hosted))
             hop_seconds += load.queued_tokens * pace.prefill * len(hosted)
             if load.bytes_per_second:
@@ -85,16 +86,22 @@ class Prices:
                 hop_seconds += needs.prompt_tokens * needs.row_bytes / rate
         return Offer(
             worker,
-            max(hosted.start, part.start),
-            min(hosted.end, part.end),
+            hosted.start if hosted.start > part.start else part.start,
+            hosted.end if hosted.end < part.end else part.end,
             needs.new_tokens * decode_seconds + needs.prompt_tokens * pace.prefill,
             hop_seconds,
             steps * self._survey.delays.get(worker, self._usual_delay),
             trusted is None or worker in trusted,
-            _has_room(announced, load, needs),
+            self._has_room(announced.max_tokens, load),
             self._survey.between.get(worker, NO_DELAYS),
             not announced.url,
         )
+
+    def _has_room(self, max_tokens: int, load: Load | None) -> bool:
+        """Whether the session's caches fit, for as much as is known."""
+        if max_tokens and self._tokens > max_tokens:
+            return False
+        return load is None or load.room_tokens is None or self._tokens <= load.room_tokens
 
     def way(self, origin: Offer, target: Offer) -> float:
         """Of crossing from one worker to the next.
@@ -129,10 +136,3 @@ def _wait_seconds(load: Load, pace: Pace, num_blocks: int) -> float:
     if not load.sessions:
         return 0.0
     return 0.5 * load.busy * pace.decode_seconds(load.sessions) * num_blocks
-
-
-def _has_room(announced: Announcement, load: Load, needs: Needs) -> bool:
-    """Whether the session's caches fit, for as much as is known."""
-    if announced.max_tokens and needs.tokens > announced.max_tokens:
-        return False
-    return load.room_tokens is None or needs.tokens <= load.room_tokens

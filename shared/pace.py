@@ -4,7 +4,6 @@ A step of many sessions takes far less time than as many steps of one, and a tok
 less than one that is decoded, so that one number would mislead.
 """
 
-from itertools import pairwise
 from typing import Annotated
 
 import msgspec
@@ -26,7 +25,7 @@ class Pace(msgspec.Struct, frozen=True, array_like=True):
     @property
     def is_known(self) -> bool:
         """Whether there is any measurement to go by."""
-        return min(self.decode) > 0
+        return 0.0 not in self.decode
 
     @property
     def block_tokens_per_second(self) -> float:
@@ -35,10 +34,14 @@ class Pace(msgspec.Struct, frozen=True, array_like=True):
 
     def decode_seconds(self, num_sessions: float) -> float:
         """Seconds of a block for one decode step of so many sessions, at least one."""
+        one, some, many = self.decode
         if num_sessions <= 1:
-            return self.decode[0]
-        parts = zip(shares(num_sessions), self.decode, strict=True)
-        return max(self.decode[0], sum(share * seconds for share, seconds in parts))
+            return one
+        if num_sessions <= BATCHES[1]:
+            seconds = one + (some - one) * (num_sessions - BATCHES[0]) / (BATCHES[1] - BATCHES[0])
+        else:
+            seconds = some + (many - some) * (num_sessions - BATCHES[1]) / (BATCHES[2] - BATCHES[1])
+        return max(one, seconds)
 
 
 UNMEASURED = Pace()
@@ -49,11 +52,9 @@ def shares(num_sessions: float) -> tuple[float, float, float]:
 
     Beyond the last the line goes on, so that the shares are then not between 0 and 1.
     """
-    weights = [0.0] * len(BATCHES)
-    (left, right) = next(
-        (pair for pair in pairwise(range(len(BATCHES))) if num_sessions <= BATCHES[pair[1]]),
-        (len(BATCHES) - 2, len(BATCHES) - 1),
-    )
-    weights[right] = (max(1.0, num_sessions) - BATCHES[left]) / (BATCHES[right] - BATCHES[left])
-    weights[left] = 1 - weights[right]
-    return (weights[0], weights[1], weights[2])
+    one, some, many = BATCHES
+    if num_sessions <= some:
+        of_some = (max(1.0, num_sessions) - one) / (some - one)
+        return (1 - of_some, of_some, 0.0)
+    of_many = (num_sessions - some) / (many - some)
+    return (0.0, 1 - of_many, of_many)

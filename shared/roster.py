@@ -51,52 +51,53 @@ class Roster:
         need_room: bool = True,
     ) -> list[Offer]:
         """For every block the cheapest of those that run it, and of those that may see tokens."""
+        workers = self._workers
         known = {
-            worker: prices.offer(announced, span, trusted)
+            index: prices.offer(workers[index], span, trusted)
             for worker in prices.known
-            if (announced := self.get(worker)) and announced.span.overlaps(span)
+            if (index := self._index.get(worker)) is not None and workers[index].span.overlaps(span)
         }
+        barred = {self._index.get(worker) for worker in avoid}
 
-        def offer_of(announced: Announcement) -> Offer | None:
-            if announced.worker in avoid:
+        def offer_of(index: int) -> Offer | None:
+            if index in barred:
                 return None
-            offer = known.get(announced.worker) or prices.offer(announced, span, trusted)
+            offer = known.get(index) or prices.offer(workers[index], span, trusted)
             return offer if offer.has_room or not need_room else None
 
         ranked = self._by_price(prices, known)
         chosen = self._first_for_each_block(ranked, span, offer_of)
         if trusted is not None:
-            at_ends = [index for index in ranked if self._workers[index].worker in trusted]
+            at_ends = [index for index in ranked if workers[index].worker in trusted]
             already = {offer.worker for offer in chosen}
             more = self._first_for_each_block(at_ends, span, offer_of)
             chosen += [offer for offer in more if offer.worker not in already]
         return chosen
 
-    def _by_price(self, prices: Prices, known: Mapping[PeerId, Offer]) -> list[int]:
+    def _by_price(self, prices: Prices, known: Mapping[int, Offer]) -> list[int]:
         per_step, per_token, per_hop = prices.weights
         costs = [
             per_step * decode + per_token * prefill + per_hop * hops
             for decode, prefill, hops in self._terms
         ]
-        for worker, offer in known.items():
-            costs[self._index[worker]] = offer.price
+        for index, offer in known.items():
+            costs[index] = offer.price
         return sorted(range(len(costs)), key=costs.__getitem__)
 
     def _first_for_each_block(
-        self, ranked: Iterable[int], span: Span, offer_of: Callable[[Announcement], Offer | None]
+        self, ranked: Iterable[int], span: Span, offer_of: Callable[[int], Offer | None]
     ) -> list[Offer]:
         """The offers of the first CHOICES workers of every block; some workers make none."""
-        blocks, workers = self._blocks, self._workers
-        missing = dict.fromkeys(range(span.start, span.end), CHOICES)
-        wanted = _bits(span)
+        blocks = self._blocks
+        hosted = [_bits(span), *[0] * CHOICES]  # at [n], the blocks that n of the chosen host
+        wanted = hosted[0]
         chosen: list[Offer] = []
         for index in ranked:
-            if blocks[index] & wanted and (offer := offer_of(workers[index])):
+            if blocks[index] & wanted and (offer := offer_of(index)):
                 chosen.append(offer)
-                for block in range(offer.start, offer.end):
-                    missing[block] -= 1
-                    if not missing[block]:
-                        wanted &= ~(1 << block)
+                for count in range(CHOICES, 0, -1):
+                    hosted[count] |= hosted[count - 1] & blocks[index]
+                wanted = hosted[0] & ~hosted[CHOICES]
                 if not wanted:
                     break
         return chosen

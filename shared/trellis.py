@@ -7,11 +7,14 @@ follows from those at the edges before, as in Viterbi's algorithm
 (https://doi.org/10.1109/TIT.1967.1054010).
 """
 
-from collections.abc import Iterable, Iterator, Sequence, Set
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence, Set
+from operator import attrgetter
+from typing import NamedTuple, TypeAlias
 
 from shared.costs import Offer, Prices
 from shared.swarm import Hop, PeerId, Route, Span
+
+INFINITY = float("inf")
 
 
 class Ends(NamedTuple):
@@ -32,21 +35,13 @@ class Plan(NamedTuple):
     route: Route
 
 
-class Entered(NamedTuple):
-    """The cheapest way to have all blocks before `block` run, and to go on with an offer."""
+Line: TypeAlias = "tuple[int, int, Line | None]"
+"""The cheapest way found to an offer: the offer's number, its first block that is used, and the
+line before. A bare tuple like the next: hundreds are made for a plan, and named ones cost a sixth
+of its time."""
 
-    seconds: float
-    offer: Offer
-    block: int
-    before: "Entered | None" = None
-
-    def until(self, edge: int) -> float:
-        """What it costs to stay until an edge."""
-        return self.seconds + (edge - self.block) * self.offer.block_seconds
-
-
-Standing = tuple[float, Entered]
-"""What it costs to be at an edge, and how one came there."""
+Standing = tuple[float, int]
+"""What it costs to be at an edge with an offer, and the number of the offer."""
 
 
 class Trellis:
@@ -60,83 +55,130 @@ class Trellis:
 
     def cheapest(self, offers: Sequence[Offer]) -> Plan | None:
         """The cheapest plan; of equals that with the fewest hops; none where there is a gap."""
-        entered: dict[int, Entered] = {}
-        for edge, starting, going_on in _edges(offers, self._span):
-            if edge == self._span.start:
-                entered = {id(offer): at for offer in starting if (at := self._first(offer))}
-                continue
-            all_here = _by_cost(entered.values(), edge)
-            done = [standing for standing in all_here if standing[1].offer.end == edge]
-            for _, at in done:
-                del entered[id(at.offer)]
+        walk = Walk(self._prices, offers)
+        starting = _by_start(walk.offers)
+        outside = starting.pop(self._span.start, [])
+        for number in outside:
+            self._begin(walk, number)
+        for edge in sorted({self._span.end, *starting, *walk.ends}):
+            here = walk.standings(edge)
+            done = [standing for standing in here if walk.ends[standing[1]] == edge]
             if edge == self._span.end:
-                return self._best_of(done)
-            crossings = [(offer, done if self._whole else all_here) for offer in starting]
+                return self._best_of(walk, done)
+            walk.leave(done)
+            for number in starting.get(edge, []):
+                walk.cross(number, edge, done if self._whole else here)
             if done and not self._whole:
-                crossings += [(offer, done) for offer in going_on]
-            for offer, origins in crossings:
-                if at := self._crossed(offer, edge, entered.get(id(offer)), origins):
-                    entered[id(offer)] = at
+                outside = walk.still_outside(outside, edge)
+                for number in outside:
+                    walk.cross(number, edge, done)
+                walk.change(edge, here, done)  # last: lines that are changed here end no other
         return None
 
-    def _first(self, offer: Offer) -> Entered | None:
-        before = self._ends.before
-        if before is None and not offer.sees_tokens:
+    def _begin(self, walk: "Walk", number: int) -> None:
+        offer, before = walk.offers[number], self._ends.before
+        if before or offer.sees_tokens:
+            way = self._prices.way_to_end(offer, before)
+            walk.enter(way + offer.hop_seconds, (number, self._span.start, None))
+
+    def _best_of(self, walk: "Walk", done: Iterable[Standing]) -> Plan | None:
+        after, offers = self._ends.after, walk.offers
+        totals = [
+            (standing + self._prices.way_to_end(offers[number], after), number)
+            for standing, number in done
+            if after or offers[number].sees_tokens
+        ]
+        if not totals:
             return None
-        way = self._prices.way_to_end(offer, before)
-        return Entered(way + offer.hop_seconds, offer, self._span.start)
+        seconds, number = min(totals)
+        return Plan(seconds, walk.route(number, self._span.end))
 
-    def _crossed(
-        self, offer: Offer, edge: int, stayed: Entered | None, origins: Sequence[Standing]
-    ) -> Entered | None:
-        """The cheapest way to be at an edge with an offer: by staying, or by crossing to it."""
-        least = stayed.until(edge) if stayed else float("inf")
-        best: Entered | None = None
-        way, hop_seconds = self._prices.way, offer.hop_seconds
+
+class Walk:
+    """Where one can be on the way through a span, edge after edge, and the cheapest lines there.
+
+    Offers go by numbers, in the order of workers' ids, which settles ties. What is asked of them
+    most lies in lists: at each edge all that one can be with are looked at, and that is most of the
+    work of a plan.
+    """
+
+    def __init__(self, prices: Prices, offers: Sequence[Offer]) -> None:
+        self.offers = offers = sorted(offers, key=attrgetter("worker"))
+        self.ends = [offer.end for offer in offers]
+        self._way = prices.way
+        self._block_seconds = [offer.block_seconds for offer in offers]
+        self._least_entries = _least_entries(offers)
+        self._bases: dict[int, float] = {}  # what being with an offer cost, had it run all blocks
+        self._lines: dict[int, Line] = {}
+
+    def standings(self, edge: int) -> list[Standing]:
+        """Where one can be at an edge, the cheapest first."""
+        rates = self._block_seconds
+        return sorted(
+            [(base + edge * rates[number], number) for number, base in self._bases.items()]
+        )
+
+    def enter(self, seconds: float, line: Line) -> None:
+        """One can be with an offer at this cost, by this line."""
+        self._bases[line[0]] = seconds - line[1] * self._block_seconds[line[0]]
+        self._lines[line[0]] = line
+
+    def leave(self, done: Iterable[Standing]) -> None:
+        """These have no more blocks."""
+        for _, number in done:
+            del self._bases[number]
+
+    def still_outside(self, outside: Iterable[int], edge: int) -> list[int]:
+        """Of some offers those that one could not come to yet, as they may not be first."""
+        return [n for n in outside if n not in self._bases and self.ends[n] > edge]
+
+    def change(self, edge: int, here: Iterable[Standing], done: Sequence[Standing]) -> None:
+        """Cross from those that are done to those that go on, where it is cheaper than staying."""
+        cheapest, _ = done[0]
+        least_entries, ends = self._least_entries, self.ends
+        for stayed, number in here:
+            if stayed > cheapest + least_entries[number] and ends[number] > edge:
+                self.cross(number, edge, done, stayed)
+
+    def cross(
+        self, number: int, edge: int, origins: Iterable[Standing], least: float = INFINITY
+    ) -> None:
+        """Cross to an offer at an edge in the cheapest way, if that costs less than `least`."""
+        offer, offers, way = self.offers[number], self.offers, self._way
+        best, hop_seconds, least_entry = -1, offer.hop_seconds, self._least_entries[number]
         for standing, origin in origins:
-            seconds = standing + hop_seconds
-            if seconds >= least:
+            if standing + least_entry >= least:
                 break  # those after it cost more, before the way is even counted
-            seconds += way(origin.offer, offer)
-            if seconds < least and origin.offer.worker != offer.worker:
+            seconds = standing + hop_seconds + way(offers[origin], offer)
+            if seconds < least and offers[origin].worker != offer.worker:
                 best, least = origin, seconds
-        return Entered(least, offer, edge, best) if best else stayed
+        if best >= 0:
+            self._bases[number] = least - edge * self._block_seconds[number]
+            self._lines[number] = (number, edge, self._lines[best])
 
-    def _best_of(self, done: Iterable[Standing]) -> Plan | None:
-        after = self._ends.after
-        best: tuple[float, Entered] | None = None
-        for standing, at in done:
-            if not (after or at.offer.sees_tokens):
-                continue
-            way = self._prices.way_to_end(at.offer, after)
-            if best is None or standing + way < best[0]:
-                best = (standing + way, at)
-        return Plan(best[0], _route_to(best[1], self._span.end)) if best else None
-
-
-def _by_cost(entered: Iterable[Entered], edge: int) -> list[Standing]:
-    standings = [(at.until(edge), at) for at in entered]
-    standings.sort(key=lambda standing: (standing[0], standing[1].offer.worker))
-    return standings
+    def route(self, number: int, end: int) -> Route:
+        """The line to an offer that runs the blocks up to the end."""
+        hops: list[Hop] = []
+        line: Line | None = self._lines[number]
+        while line is not None:
+            number, block, line = line
+            hops.append(Hop(self.offers[number].worker, Span(block, end)))
+            end = block
+        return tuple(reversed(hops))
 
 
-def _edges(offers: Sequence[Offer], span: Span) -> Iterator[tuple[int, list[Offer], list[Offer]]]:
-    """Where offers begin or end, in order: those that begin there, and those that go on there."""
-    starting: dict[int, list[Offer]] = {}
-    for offer in offers:
-        starting.setdefault(offer.start, []).append(offer)
-    here: list[Offer] = []
-    for edge in sorted({span.start, span.end, *starting, *(offer.end for offer in offers)}):
-        here = [offer for offer in here if offer.end > edge]
-        fresh = starting.get(edge, [])
-        yield edge, fresh, here
-        here = here + fresh
+def _by_start(offers: Iterable[Offer]) -> dict[int, list[int]]:
+    starting: dict[int, list[int]] = {}
+    for number, offer in enumerate(offers):
+        starting.setdefault(offer.start, []).append(number)
+    return starting
 
 
-def _route_to(last: Entered, end: int) -> Route:
-    hops: list[Hop] = []
-    at: Entered | None = last
-    while at is not None:
-        hops.append(Hop(at.offer.worker, Span(at.block, end)))
-        end, at = at.block, at.before
-    return tuple(reversed(hops))
+def _least_entries(offers: Iterable[Offer]) -> list[float]:
+    """What it costs at least to cross to an offer: a way that nobody measured costs no less than
+    that from the gateway. Of a thousand workers most are such, so that one origin or two are looked
+    at instead of all."""
+    measured = set[PeerId]().union(*(offer.delays for offer in offers))
+    return [
+        o.hop_seconds + (0.0 if o.delays or o.worker in measured else o.way_seconds) for o in offers
+    ]

@@ -216,6 +216,14 @@ def test_the_order_of_the_view_does_not_matter():
     assert plan_route(Roster(view, NUM_BLOCKS), Span(0, 8)) == plan_route(backwards, Span(0, 8))
 
 
+def test_who_is_changed_to_where_another_begins_is_no_hop_without_blocks():
+    quick, slow = Pace((0.001,) * 3), Pace((0.030,) * 3)
+    some = workers("ann 0:4, cyd 4:12", pace=quick) | workers("bob 0:8", pace=slow)
+    survey = Survey(between={ANN: {BOB: 0.001, CYD: 0.5}, BOB: {CYD: 0.001}})
+    found = plan_route(Roster(some, NUM_BLOCKS), Span(0, 12), survey=survey)
+    assert found == route("bob 0:4, cyd 4:12")
+
+
 @st.composite
 def swarms(draw: st.DrawFn) -> tuple[Roster, Survey]:
     """Some workers of a model of 12 blocks, of any speed, at any distance."""
