@@ -48,7 +48,7 @@ def test_the_swarm_outlives_its_bootstrap_node_and_sees_who_joins_and_who_goes_s
     first.signal(signal.SIGKILL)
     bob = worker(start, tmp_path, "bob", ann_state["multiaddrs"][0], "3:8")  # overlaps ann
     bob.ready()
-    wait_until(lambda: swarm_of(url)["complete"], 10, "bob is seen through ann alone")
+    wait_until(lambda: swarm_of(url)["complete"], 5, "bob is seen through ann alone")
     assert ask(url).status_code == 200
     metrics = httpx.get(f"{url}/metrics").text
     assert "brigade_gateway_workers 2.0" in metrics
