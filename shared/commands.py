@@ -120,6 +120,8 @@ def _complaint(error: ErrorDetails, settings: Mapping[str, Setting]) -> str:
     setting = settings.get(str(error["loc"][0])) if error["loc"] else None
     if setting is None:
         return rule
+    if error["type"] == "string_pattern_mismatch":  # patterns are not for people to read
+        rule = f"takes the {setting.description.partition(';')[0]}"
     if error["type"] != "value_error":
         rule += f", not {error['input']!r}"
     return f"{setting.option} (or {setting.variable}) {rule}"

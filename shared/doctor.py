@@ -60,5 +60,9 @@ def report(found: Sequence[Finding]) -> None:
         console.print(line)
         if finding.remedy:
             console.print(Text(f"{'':<8}   -> {printable(finding.remedy, 500)}"))
-    counts = [sum(one.level == level for one in found) for level in WORST_FIRST]
-    console.print("{} problems, {} warnings, {} ok".format(*counts))
+    problems, warnings, fine = (sum(o.level == level for o in found) for level in WORST_FIRST)
+    console.print(f"{_count(problems, 'problem')}, {_count(warnings, 'warning')}, {fine} ok")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"

@@ -57,7 +57,7 @@ class StatusSettings(ObserverSettings):
     gateway: str = Field(
         "",
         pattern=r"^(https?://.+)?$",
-        description="URL of a gateway to ask, in place of --join and --swarm",
+        description="http:// or https:// URL of a gateway to ask; in place of --join and --swarm",
     )
     api_key: str = Field(
         "", description="key for that gateway, if it asks for one; safer in the environment"
@@ -100,12 +100,16 @@ async def show(settings: StatusSettings) -> int:
 
 
 async def _follow(console: Console, look: Look, settings: StatusSettings) -> None:
-    """One look after another, for a pipe or a file."""
+    """One look after another, for a pipe or a file; what is wrong is said once, not each time."""
+    said = ""
     while True:
         try:
             _print(console, await look(), as_json=settings.as_json)
+            said = ""
         except PeerUnreachable as error:
-            print(f"brigade status: {error}", file=sys.stderr, flush=True)
+            if str(error) != said:
+                print(f"brigade status: {error}", file=sys.stderr, flush=True)
+            said = str(error)
         await asyncio.sleep(settings.every_seconds)
 
 

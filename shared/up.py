@@ -178,12 +178,12 @@ class Swarm:
         """Come up, answer what was asked, then serve until the gateway ends or we are stopped."""
         try:
             async with asyncio.timeout(self._settings.start_timeout_seconds):
-                url = await self._unless_one_ends(self._come_up())
+                url, join = await self._unless_one_ends(self._come_up())
         except TimeoutError as error:
             seconds = self._settings.start_timeout_seconds
             why = f": {self._wanting}" if self._wanting else ""
             raise BrigadeError(f"the swarm was not ready after {seconds:g} seconds{why}") from error
-        self._settle(url)
+        self._settle(url, join)
         if self._settings.ask:
             await self._ask(url)
         if self._settings.once:
@@ -191,8 +191,9 @@ class Swarm:
         self._board.note("serving until Ctrl-C")
         return await self._serve()
 
-    async def _come_up(self) -> str:
-        """Start everything; returns the gateway's address once it can answer."""
+    async def _come_up(self) -> tuple[str, str]:
+        """Start everything; returns the addresses of the gateway, once it can answer, and of the
+        node that others join through."""
         settings, home = self._settings, self._home
         bootstrap = await self._start("bootstrap", bootstrap_arguments(settings, home / "b.key"))
         join = await bootstrap.ready
@@ -215,7 +216,7 @@ class Swarm:
                     "workers": [worker_state(state) for state in hosted],
                 },
             )
-        return url
+        return url, join
 
     async def _start(self, name: str, arguments: Sequence[str]) -> Child:
         child = await Child.start(name, arguments, show=self._board.show)
@@ -250,7 +251,7 @@ class Swarm:
                     return
                 await asyncio.sleep(POLL_SECONDS)
 
-    def _settle(self, url: str) -> None:
+    def _settle(self, url: str, join: str) -> None:
         for child in self.children:
             child.relays_errors = True
             for line in child.error_lines:
@@ -261,7 +262,8 @@ class Swarm:
         question = self._settings.ask or QUESTION
         curl = curl_line(url, name_of(self._settings.model), question)
         print(
-            f"\n  API     {url}/v1\n  docs    {url}/docs\n  status  {url}/swarm\n\n{curl}\n",
+            f"\n  API     {url}/v1\n  docs    {url}/docs\n  status  {url}/swarm\n"
+            f"  join    {join}\n\n{curl}\n",
             flush=True,
         )
 

@@ -29,6 +29,7 @@ class BakerSettings(BaseSettings):
 
     oven: str = Field("", description="which oven; 100% wood is best")
     port: int = Field(8000, ge=0, le=65535, description="port of the shop")
+    shop: str = Field("", pattern=r"^(https?://.+)?$", description="http:// URL; empty = none")
     heat: Literal["auto", "low", "high"] = Field("auto", description="how hot")
     join: Addresses = Field([], description="other bakers")
     key_file: FilePath = Field(Path("~/bread.key"), validate_default=True, description="key")
@@ -120,6 +121,7 @@ def test_a_tilde_is_the_home_directory():
         (["--port", "70000"], "--port (or BAKER_PORT) must be less than or equal to 65535, not"),
         (["--port", "x"], "--port (or BAKER_PORT) must be a valid integer, not 'x'"),
         (["--heat", "mild"], "--heat (or BAKER_HEAT) must be 'auto', 'low' or 'high', not 'mild'"),
+        (["--shop", "x"], "--shop (or BAKER_SHOP) takes the http:// URL, not 'x'"),
         (["--join", "localhost"], "--join (or BAKER_JOIN) takes addresses such as /ip4/"),
         (["--prot", "1"], "there is no option --prot; did you mean --port?"),
         (["--port"], "argument --port: expected one argument"),

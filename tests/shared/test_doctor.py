@@ -244,7 +244,7 @@ def test_the_report_has_a_line_a_finding_and_the_remedy_below(capsys: pytest.Cap
         "           -> do c",
         "problem  d: bad",
         "           -> e",
-        "1 problems, 1 warnings, 1 ok",
+        "1 problem, 1 warning, 1 ok",
     ]
 
 

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -254,6 +256,23 @@ async def test_what_is_no_gateway_is_said_in_one_sentence(
 ):
     with pytest.raises(PeerUnreachable, match=sentence):
         await show(gateway(answer))
+
+
+async def test_what_is_wrong_is_said_once_and_not_at_each_look(
+    gateway: Callable[[Answer], StatusSettings], capsys: pytest.CaptureFixture[str]
+):
+    codes = iter([502, 502, 502, 503, 503])
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        code = next(codes, None)
+        if code is None:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return httpx.Response(code or 503)
+
+    changes = {"once": False, "every_seconds": 0.001}
+    assert await show(gateway(answer).model_copy(update=changes)) == 0
+    first, second = capsys.readouterr().err.splitlines()
+    assert ("status 502" in first, "status 503" in second) == (True, True)
 
 
 async def test_a_gateway_that_does_not_answer_is_named():

@@ -153,6 +153,7 @@ async def test_it_comes_up_answers_and_stops(
     assert "worker 0:2 #1: loading blocks 0:2 (40%)" in output
     assert "worker 4:6 #2: ready" in output
     assert "> Who are you?\n\nA stand-in.\n" in output
+    assert "  join    /ip4/127.0.0.1/tcp/1/p2p/x\n" in output  # for worker, status and plan
     assert "/v1/chat/completions" in output
     state = json.loads((tmp_path / "state.json").read_text())
     assert set(state) == {"gateway", "bootstrap", "workers"}
