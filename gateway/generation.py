@@ -150,8 +150,7 @@ class Generation:
             self._scout.foresee(self._session.route)
         has_just_progressed, self._has_just_progressed = self._has_just_progressed, False
         if not wait:  # how long exactly is seldom asked, and takes longer
-            least = self._patience.least_seconds
-            wait = least if has_just_progressed else self._seconds_left()
+            wait = self._patience.least_seconds if has_just_progressed else self._seconds_left()
         try:
             event = await self._inbox.get(wait)
         except TimeoutError:
@@ -159,17 +158,11 @@ class Generation:
         before = self._session.num_advances
         fresh = self._perform(self._handle(event))
         if self._session.num_advances != before:
-            self._progressed(time.monotonic())
+            self._patience.progressed(time.monotonic(), has_gaps=bool(self._session.gaps))
+            self._has_just_progressed = True
             self._links.forgive(hop.worker for hop in self._session.route)
         self._release()
         return fresh
-
-    def _progressed(self, now: float) -> None:
-        """The session moved on. An answer that was under way ends no trouble that has begun."""
-        self._patience.progressed(now)
-        if self._session.gaps:
-            self._patience.lost(now)
-        self._has_just_progressed = True
 
     def close(self) -> None:
         """Free the session everywhere; its route may keep what it has read for a text like it."""

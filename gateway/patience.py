@@ -36,10 +36,10 @@ class Patience:
         self.least_seconds = min(step_seconds, recovery_seconds, LEAST_SLOW_SECONDS)
         """How long after progress there is nothing to do about a silence, whatever it is."""
 
-    def progressed(self, now: float) -> None:
-        """The generation moved on: all is well."""
+    def progressed(self, now: float, *, has_gaps: bool = False) -> None:
+        """The generation moved on: all is well, but for gaps that opened while it was about to."""
         self._silent_since = now
-        self._trouble_since = None
+        self._trouble_since = now if has_gaps else None
         self._is_known_slow = False
 
     def answered(self, now: float) -> None:
