@@ -8,7 +8,7 @@ directory of links then makes the stock loader open nothing else.
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -171,7 +171,12 @@ def needed_keys(
 
 def tensor_bytes(directory: Path, needed: dict[str, str]) -> int:
     """The size of the needed tensors on disk, from the shards' headers. Raises ModelError."""
-    total = 0
+    offsets = [entry["data_offsets"] for entry in _entries(directory, needed)]
+    return sum(end - begin for begin, end in offsets)
+
+
+def _entries(directory: Path, needed: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """What headers say of the needed tensors. Raises ModelError."""
     for shard in sorted(set(needed.values())):
         try:
             header = read_header(directory / shard)
@@ -179,11 +184,7 @@ def tensor_bytes(directory: Path, needed: dict[str, str]) -> int:
             raise ModelError(
                 f"shard {directory / shard} is missing; fetch the model again"
             ) from error
-        for key, entry in header.items():
-            if key in needed:
-                begin, end = entry["data_offsets"]
-                total += end - begin
-    return total
+        yield from (entry for key, entry in header.items() if key in needed)
 
 
 def read_header(shard: Path) -> dict[str, Any]:
@@ -255,14 +256,12 @@ def _compute_in(
 
 
 def _stored_dtype(directory: Path, needed: dict[str, str]) -> torch.dtype | None:
-    """What all matrices of a checkpoint are stored in, if that is one dtype of 16 bits."""
-    headers = [read_header(directory / shard) for shard in sorted(set(needed.values()))]
-    found = {
-        header[key]["dtype"]
-        for header in headers
-        for key in needed.keys() & header.keys()
-        if len(header[key]["shape"]) > 1
-    }
+    """What all matrices of a checkpoint are stored in, if that is one dtype of 16 bits.
+
+    Raises ModelError.
+    """
+    entries = _entries(directory, needed)
+    found = {entry["dtype"] for entry in entries if len(entry["shape"]) > 1}
     return _HALVES.get(found.pop()) if len(found) == 1 else None
 
 
