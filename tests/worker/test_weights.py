@@ -54,9 +54,9 @@ def make_single(model: Path) -> Path:
     return model / SINGLE
 
 
-def complaint(model: Path, span: Span = SPAN) -> str:
+def complaint(model: Path, span: Span = SPAN, dtype: torch.dtype | None = None) -> str:
     with pytest.raises(ModelError) as refused:
-        load_span(model, span)
+        load_span(model, span, dtype=dtype)
     return str(refused.value)
 
 
@@ -147,10 +147,12 @@ def test_a_model_s_own_code_is_never_run_nor_offered_to_be(
     assert "y/N" not in "".join(capfd.readouterr())
 
 
-def test_a_missing_shard_is_named(model: Path):
+@pytest.mark.parametrize("dtype", [None, torch.float32])
+def test_a_missing_shard_is_named(model: Path, dtype: torch.dtype | None):
     shard = shard_of(model)
     shard.unlink()
-    assert complaint(model) == f"shard {shard} is missing; fetch the model again"
+    missing = f"shard {shard} is missing; fetch the model again"
+    assert complaint(model, dtype=dtype) == missing
 
 
 @pytest.mark.parametrize("keep", [0, 3, 100, -1])
