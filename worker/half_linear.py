@@ -23,6 +23,8 @@ _MOST_DOUBLINGS = 100
 _LOST_AT_MOST = 2.0**-21
 """As a share of the largest weight; where float32 adds a thousand products it loses more."""
 _SLICE_ELEMENTS = 1 << 22
+_TILE = (512, 16)
+"""Inputs and outputs of a tile (measured: 1,280 inputs take as much memory as 1,536)."""
 
 Pack = Callable[[Tensor], Any]
 Multiply = Callable[[Tensor, Any, Tensor | None], Tensor]
@@ -93,8 +95,10 @@ class HalfLinear(nn.Module):
 
     @property
     def packed_bytes(self) -> int:
-        """Memory that parameters do not tell of."""
-        return self.itemsize * self.in_features * self.out_features
+        """Memory that parameters do not tell of: FBGEMM pads what it packs to whole tiles."""
+        rows, columns = _TILE
+        padded = -(-self.in_features // rows) * rows * -(-self.out_features // columns) * columns
+        return self.itemsize * padded
 
     def forward(self, input: Tensor) -> Tensor:
         product = _multiply(input.float(), self._packed, self._bias)

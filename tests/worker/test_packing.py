@@ -167,12 +167,24 @@ def plain_model(directory: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
 
 
-def test_they_take_half_of_what_float32_takes(halves: Path, monkeypatch: pytest.MonkeyPatch):
-    found: dict[Packing | None, int] = {}
-    for packing in (HalfLinear, None):
-        monkeypatch.setattr(weights, "best_packing", lambda model, dtype, it=packing: it)
-        found[packing] = load_span(halves, Span(2, 4), dtype=torch.float32).weight_bytes
-    assert 0.5 <= found[HalfLinear] / found[None] < 0.55
+def test_they_take_half_of_what_float32_takes_in_whole_tiles():
+    def taken(inputs: int, outputs: int) -> int:
+        return HalfLinear(torch.ones(outputs, inputs), None, torch.float32).packed_bytes
+
+    assert taken(1024, 4096) == 2 * 1024 * 4096
+    assert taken(1280, 4096) == 2 * 1536 * 4096
+    assert taken(1024, 4100) == 2 * 1024 * 4112
+
+
+def test_the_weights_of_a_span_are_counted_as_they_are_packed(
+    halves: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(weights, "best_packing", lambda model, dtype: HalfLinear)
+    loaded = load_span(halves, Span(2, 4), dtype=torch.float32)
+    layers = [m for m in loaded._model.modules() if isinstance(m, HalfLinear)]
+    rest = sum(p.nbytes for p in loaded._model.parameters())
+    assert len(layers) == 2 * 7
+    assert loaded.weight_bytes == rest + sum(layer.packed_bytes for layer in layers)
 
 
 def test_they_are_mapped_until_they_are_packed(halves: Path, monkeypatch: pytest.MonkeyPatch):
